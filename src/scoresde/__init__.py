@@ -1,0 +1,23 @@
+"""scoresde: score, diffusion and flow models under one interface, every claim tested against an exact answer.
+
+A `Process` says how data is noised; a `Model` is a network, a process and the name of what it predicts;
+everything else is a function of a `Model`.
+"""
+
+from scoresde import metrics, networks, targets
+from scoresde.dynamics import Dynamics, Forward, Langevin, Reverse
+from scoresde.likelihood import bits_per_dim, log_prob
+from scoresde.model import Count, Model
+from scoresde.prediction import PREDICTIONS, convert
+from scoresde.process import EDM, VE, VP, Cosine, Discrete, Process, RectifiedFlow, Sigmoid, SubVP, ddpm
+from scoresde.samplers import encode, grids, sample
+from scoresde.solve import solve
+from scoresde.training import EMA, fit, loss
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EDM", "EMA", "PREDICTIONS", "VE", "VP", "Cosine", "Count", "Discrete", "Dynamics", "Forward", "Langevin",
+    "Model", "Process", "RectifiedFlow", "Reverse", "Sigmoid", "SubVP", "bits_per_dim", "convert", "ddpm", "encode",
+    "fit", "grids", "log_prob", "loss", "metrics", "networks", "sample", "solve", "targets",
+]  # fmt: skip

@@ -1,0 +1,7 @@
+"""python -m scoresde"""
+
+import sys
+
+from scoresde.cli import main
+
+sys.exit(main())

@@ -1,0 +1,96 @@
+"""Refusals that teach: each names the argument, what came, and what to write instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """`value`, if it is one of the `known` names; else a ValueError with a suggestion."""
+    known = list(known)
+    if isinstance(value, str) and value in known:
+        return value
+    close = get_close_matches(str(value), known, n=1, cutoff=0.4)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}.{hint}")
+
+
+def count(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int of at least `least`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, got {value!r}; write {name}={max(least, 20)}")
+    if value.__index__() < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value.__index__()
+
+
+def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """`value` as a finite float in [low, high]."""
+    if isinstance(value, (bool, str)) or value is None:
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        result = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be one number, got {value!r}") from error
+    if not math.isfinite(result) or not low <= result <= high:
+        raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}], got {result:g}")
+    return result
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a finite float above zero."""
+    result = number(name, value)
+    if result <= 0:
+        raise ValueError(f"{name} must be positive, got {result:g}")
+    return result
+
+
+def traced(x: Tensor) -> bool:
+    """Whether `x` has no values to look at (under vmap, jvp or torch.compile)."""
+    return torch.compiler.is_compiling() or _functorch.is_functorch_wrapped_tensor(x)
+
+
+def floating(name: str, x: Any) -> Tensor:
+    """`x`, if it is a tensor of floating dtype."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}; write torch.as_tensor({name})")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must have a floating dtype, got {x.dtype}; write {name}.float()")
+    return x
+
+
+def state(name: str, x: Any) -> Tensor:
+    """`x`, if it is a floating, finite tensor of shape (B, *)."""
+    floating(name, x)
+    if x.ndim < 1:
+        raise ValueError(f"{name} must have shape (B, *), got a tensor without dimensions; write {name}[None]")
+    if not traced(x) and not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{name} must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite entries")
+    return x
+
+
+def shape_like(name: str, y: Any, x: Tensor, of: str = "x") -> Tensor:
+    """`y`, if it is a tensor shaped like `x`."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(y).__name__}")
+    if y.shape != x.shape:
+        raise ValueError(f"{name} must have the shape of {of}, {tuple(x.shape)}, got {tuple(y.shape)}")
+    return y
+
+
+def finite_result(what: str, x: Tensor) -> Tensor:
+    """`x`, or a ValueError where a computation left the finite numbers."""
+    if not traced(x) and not bool(torch.isfinite(x).all()):
+        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist() if x.ndim else []
+        raise ValueError(
+            f"{what} is not finite (samples {str(bad[:8])[1:-1] or 'all'}); "
+            "look at what the network returns there, or take more steps"
+        )
+    return x

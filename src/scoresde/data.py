@@ -1,0 +1,53 @@
+"""Real data that need no download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scoresde import _checks
+
+
+def digits(held_out: int = 297, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """scikit-learn's handwritten digits, shuffled: (train, held-out), each (N, 8, 8) of levels 0..16 (int64).
+
+    Raises:
+        ImportError: without scikit-learn (the extra "experiments").
+
+    Reference: Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("digits needs scikit-learn; install scoresde[experiments]") from error
+    images = torch.as_tensor(load_digits().images).long()  # pyright: ignore[reportAttributeAccessIssue]
+    held_out = _checks.count("held_out", held_out)
+    if held_out >= len(images):
+        raise ValueError(f"held_out must be below {len(images)}, got {held_out}")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images[order[held_out:]], images[order[:held_out]]
+
+
+def dequantize(
+    x: Tensor, levels: int, low: float = -1.0, high: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
+    """Levels 0..levels − 1 with uniform noise, as numbers that fill [low, high]: level k its k-th bin.
+
+    Reference: Theis et al. (2016), arXiv 1511.01844, sec. 3.1.
+    """
+    source = generator.device if generator is not None else x.device
+    noise = torch.rand(x.shape, generator=generator, device=source).to(x.device)
+    return low + (high - low) / levels * (x + noise)
+
+
+def dequantized(x: Tensor, levels: int) -> Callable[[int, torch.Generator | None], Tensor]:
+    """A source of batches for `fit`: random rows of the levels x: (N, *), dequantized anew each time."""
+
+    def draw(n: int, generator: torch.Generator | None = None) -> Tensor:
+        source = generator.device if generator is not None else x.device
+        rows = torch.randint(len(x), (n,), generator=generator, device=source).to(x.device)
+        return dequantize(x[rows], levels, generator=generator)
+
+    return draw

@@ -1,0 +1,138 @@
+"""Differential equations over a process or a model: dx = drift(t, x) dt + diffusion(t, x) dw. Nothing numerical."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from scoresde import _checks
+from scoresde.model import Model
+from scoresde.process.base import NEGLIGIBLE, Process
+
+Noise = Literal["none", "additive", "diagonal"]
+
+
+class Dynamics(ABC):
+    """dx = drift(t, x) dt + diffusion(t, x) dw, each entry of x with its own noise.
+
+    A subclass writes `drift` and, unless `noise` is "none", `diffusion`; t is a float. `noise` says what the
+    solver may assume: "additive" (diffusion does not depend on x, so Itô and Stratonovich agree), or
+    "diagonal" (it may).
+    """
+
+    noise: Noise = "diagonal"
+
+    @abstractmethod
+    def drift(self, t: float, x: Tensor) -> Tensor:
+        """The drift at time t and state x: (B, *); returns (B, *)."""
+
+    def diffusion(self, t: float, x: Tensor) -> Tensor:
+        """The diffusion at time t and state x: (B, *); returns (B, *), or a tensor that broadcasts to it."""
+        return x.new_zeros(())
+
+    def check(self, t: float) -> None:  # noqa: B027  (most equations hold at every time)
+        """Raise ValueError where the equation has no meaning or is singular."""
+
+
+@dataclass(frozen=True)
+class Forward(Dynamics):
+    """The forward SDE dx = f(t) x dt + g(t) dw, from data to noise.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, solve
+        >>> solve(Forward(VP()), torch.zeros(5, 2), 0.0, 1.0, "euler", steps=50).shape
+        torch.Size([5, 2])
+
+    Reference: Song et al. (2021), arXiv 2011.13456, eq. 5.
+    """
+
+    process: Process
+    noise: Noise = "additive"
+
+    def drift(self, t: float, x: Tensor) -> Tensor:
+        return float(self.process.drift(t)) * x
+
+    def diffusion(self, t: float, x: Tensor) -> Tensor:
+        return x.new_full((), float(self.process.diffusion(t)))
+
+    def check(self, t: float) -> None:
+        _check_regular(self.process, t)
+
+
+@dataclass(frozen=True)
+class Reverse(Dynamics):
+    """The reverse equation with a dial: dx = [f x − (1 + η²)/2 g² ∇log p_t] dt + η g dw̄.
+
+    η = 0 is the probability-flow ODE, η = 1 Anderson's reverse SDE; every η has the marginals of the
+    forward process. The drift is one row of the prediction table, (α̇, σ̇ + η² g²/2σ), so it costs one call.
+
+    Args:
+        model: what gives the score. eta: 0 or more.
+
+    Reference: Anderson (1982); Song et al. (2021), arXiv 2011.13456, eq. 6 and 13; docs/theory, eq. 7.
+    """
+
+    model: Model
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, Model):
+            raise TypeError(f"model must be a Model, got {type(self.model).__name__}")
+        _checks.number("eta", self.eta, 0.0)
+
+    @property
+    def noise(self) -> Noise:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "additive" if self.eta > 0 else "none"
+
+    def drift(self, t: float, x: Tensor) -> Tensor:
+        process = self.model.process
+        at = torch.tensor(t, dtype=torch.float64).clamp_min(1e-300)
+        p, q = float(process.alpha_dot(at)), float(process.sigma_dot(at))
+        if self.eta:
+            q += self.eta**2 * float(process.diffusion(at)) ** 2 / (2 * float(process.sigma(at)))
+        return self.model.estimate(p, q, x, t)
+
+    def diffusion(self, t: float, x: Tensor) -> Tensor:
+        return x.new_full((), self.eta * float(self.model.process.diffusion(t)) if self.eta else 0.0)
+
+    def check(self, t: float) -> None:
+        if self.eta:
+            _check_regular(self.model.process, t)
+
+
+@dataclass(frozen=True)
+class Langevin(Dynamics):
+    """Overdamped Langevin dynamics at one noise level: dx = ∇log p_t(x) du + √2 dw, in a time u of its own.
+
+    Args:
+        model: what gives the score. t: the noise level, in (0, t_max]; p_t is left invariant.
+
+    Reference: Song and Ermon (2019), arXiv 1907.05600, eq. 4.
+    """
+
+    model: Model
+    t: float
+    noise: Noise = "additive"
+
+    def __post_init__(self) -> None:
+        _checks.number("t", self.t, 0.0, self.model.process.t_max)
+
+    def drift(self, t: float, x: Tensor) -> Tensor:
+        return self.model.estimate(0.0, -1 / float(self.model.process.sigma(self.t)), x, self.t)
+
+    def diffusion(self, t: float, x: Tensor) -> Tensor:
+        return x.new_full((), 2**0.5)
+
+
+def _check_regular(process: Process, t: float) -> None:
+    if float(process.alpha(t)) == 0.0:
+        latest = float(process.time(2 * torch.tensor(NEGLIGIBLE).log()))
+        raise ValueError(
+            f"the SDE of {process!r} is singular at t = {t:g}, where alpha = 0; "
+            f"use times up to {latest:.4g} (sigma/alpha = 1000)"
+        )

@@ -1,0 +1,107 @@
+"""What a sampler is, and the last step to the data that many share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde.flow import ratio
+from scoresde.model import Model
+from scoresde.prediction import weights
+from scoresde.process.base import NEGLIGIBLE, Process
+from scoresde.samplers import grids
+
+Draw = Callable[[Sequence[int]], Tensor]
+"""shape -> standard normal numbers of that shape."""
+
+
+class Sampler(ABC):
+    """A rule that carries a state from time t to time s. Frozen hyper-parameters, no state of its own.
+
+    A subclass writes `step`. It declares `stochastic`: whether it draws noise (independent increments,
+    one draw of the state's shape at a time), and so cannot be run backwards by `encode`; and `needs`: the
+    prediction that its first step asks of the model.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from scoresde.samplers import Sampler
+        >>> @dataclass(frozen=True)
+        ... class MyEuler(Sampler):
+        ...     def step(self, model, x, t, s, memory, randn):
+        ...         return x + (s - t) * model.predict("velocity", x, t), memory
+    """
+
+    stochastic: bool = False
+    needs: str = "x0"
+
+    def grid(self, model: Model, steps: int) -> Tensor:
+        """The times this sampler steps through if it is given no grid: `grids.graded` for the model's data."""
+        times = grids.graded(model.process, steps, data_scale(model))
+        return self.begin(model, times)
+
+    def begin(self, model: Model, times: Tensor) -> Tensor:
+        """`times`, but begun at σ/α = 1000 if this sampler cannot start from pure noise (α = 0 at t_max).
+
+        It cannot if it is stochastic (the reverse SDE is singular there), or if what it needs is undetermined
+        by the model's prediction there: x₀ by noise or score, for one.
+        """
+        process = model.process
+        if float(process.alpha(process.t_max)) == 0.0 and (self.stochastic or not _determined(model, self.needs)):
+            times = times.clone()
+            times[0] = max(latest(process), float(times[1] + process.t_max) / 2)
+        return times
+
+    @abstractmethod
+    def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
+        """Carry x: (B, *) from time t to time s; memory is None at first, then what the last step returned."""
+
+    def run(self, model: Model, x: Tensor, times: Sequence[float], randn: Draw) -> Iterator[Tensor]:
+        """The states at times[1:], one after the other."""
+        memory = None
+        for t, s in pairwise(times):
+            x, memory = self.step(model, x, t, s, memory, randn)
+            yield x
+
+
+def latest(process: Process) -> float:
+    """The time at which σ/α = 1000 (t_max, if it never gets there)."""
+    return float(process.time(2 * torch.tensor(NEGLIGIBLE).double().log()))
+
+
+def data_scale(model: Model) -> float:
+    """The data's standard deviation by the model's moments, 1 if it has none."""
+    if model.moments is None:
+        return 1.0
+    second = torch.as_tensor(model.moments[1]).double()
+    mean = torch.as_tensor(model.moments[0])
+    variance = second.diagonal() if second.ndim == 2 and second.shape == (mean.numel(),) * 2 else second.square()
+    return float(variance.mean().sqrt())
+
+
+def _determined(model: Model, prediction: str) -> bool:
+    """Whether the model's own prediction determines another at t_max."""
+    try:
+        weights(model.process, model.process.t_max, model.prediction, prediction)
+    except ValueError:
+        return False
+    return True
+
+
+def to_data(model: Model, x: Tensor, t: float) -> Tensor:
+    """Carry x from a small time t to noiseless data along the flow: E[x₀ + ½ρ ε], right to O(ρ³); one call.
+
+    Between ρ and 0 the flow dy/dρ = ε has ε proportional to ρ to first order (docs/theory, eq. 13), so the step
+    covers half of what the denoiser x₀ would.
+    """
+    return model.estimate(1.0, 0.5 * ratio(model.process, t), x, t)
+
+
+def from_data(model: Model, x: Tensor, t: float) -> Tensor:
+    """The way back: carry noiseless data x along the flow to a small time t; one call."""
+    alpha, sigma = float(model.process.alpha(t)), float(model.process.sigma(t))
+    return alpha * x + 0.5 * sigma * model.estimate(0.0, 1.0, alpha * x, t)

@@ -1,0 +1,116 @@
+"""Grids of times: (process, steps) -> steps + 1 float64 times that decrease from the noise end to data at t = 0."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from scoresde import _checks, flow
+from scoresde.process import Discrete, Process
+from scoresde.process.base import NEGLIGIBLE
+
+
+def uniform(process: Process, steps: int) -> Tensor:
+    """Equal steps in t.
+
+    Example:
+        >>> from scoresde import VP, grids
+        >>> grids.uniform(VP(), 4).tolist()
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    return torch.linspace(process.t_max, 0, _checks.count("steps", steps) + 1, dtype=torch.float64)
+
+
+def quadratic(process: Process, steps: int) -> Tensor:
+    """Equal steps in √t: more of them near the data.
+
+    Reference: Song et al. (2021), arXiv 2010.02502, app. D.2.
+    """
+    return process.t_max * uniform(process, steps).div(process.t_max) ** 2
+
+
+def logsnr(process: Process, steps: int) -> Tensor:
+    """Equal steps in log(α²/σ²) from the noise end to t_min, then one to 0.
+
+    Where the noise end has σ/α beyond 1000 the spacing counts from there.
+
+    Reference: Lu et al. (2022), arXiv 2206.00927, sec. 3.1.
+    """
+    first, last = _span(process)
+    return _ending(process, steps, lambda share: -2 * (math.log(first) + share * math.log(last / first)))
+
+
+def karras(process: Process, steps: int, rho: float = 7.0) -> Tensor:
+    """Equal steps in (σ/α)^(1/rho) from the noise end to t_min, then one to 0.
+
+    Reference: Karras et al. (2022), arXiv 2206.00364, eq. 5.
+    """
+    power = 1 / _checks.positive("rho", rho)
+    first, last = (r**power for r in _span(process))
+    return _ending(process, steps, lambda share: -2 / power * (first + share * (last - first)).log())
+
+
+def trailing(process: Process, steps: int) -> Tensor:
+    """Equal steps in t from t_max, on the chain's own times where the process is `Discrete`; the last goes to 0.
+
+    Reference: Lin et al. (2023), arXiv 2305.08891, table 2.
+    """
+    times = uniform(process, steps)
+    if isinstance(process, Discrete):
+        _no_more_than(process, steps)
+        return (times * process.steps).round() / process.steps
+    return times
+
+
+def leading(process: Process, steps: int) -> Tensor:
+    """Equal steps in t that begin one step below t_max, as DDPM's code strides its chain; the last goes to 0.
+
+    The first state is then less noisy than the prior it is drawn from: kept for parity, not for quality.
+
+    Reference: Song et al. (2021), arXiv 2010.02502, app. D.2; Lin et al. (2023), 2305.08891, table 2.
+    """
+    steps = _checks.count("steps", steps)
+    i = torch.arange(steps - 1, -1, -1, dtype=torch.float64)
+    if isinstance(process, Discrete):
+        _no_more_than(process, steps)
+        times = (1 + i * (process.steps // steps)) / process.steps
+    else:
+        least = max(process.t_min, NEGLIGIBLE * process.t_max)
+        times = least + i * (process.t_max - least) / steps
+    return torch.cat([times, times.new_zeros(1)])
+
+
+def graded(process: Process, steps: int, scale: float = 1.0) -> Tensor:
+    """Equal steps in w, ρ = σ/α = A sinh(kw)/(sinh(k)(1 − w²)): the grid of the flow integrator, from any noise end.
+
+    Args:
+        scale: the standard deviation of the data; A is twice that.
+
+    Reference: docs/theory, eq. 12.
+    """
+    scale = _checks.positive("scale", scale)
+    where = flow.places(process, _checks.count("steps", steps), scale)
+    times = [flow.time(process, w, scale) for w in where]
+    return torch.tensor([process.t_max, *times[1:-1], 0.0], dtype=torch.float64)
+
+
+def _span(process: Process) -> tuple[Tensor, Tensor]:
+    """σ/α at the noise end, at most 1000, and at t_min."""
+    first = min(flow.ratio(process, process.t_max), 1 / NEGLIGIBLE)
+    return torch.tensor(first).double(), torch.tensor(flow.ratio(process, process.t_min)).double()
+
+
+def _ending(process: Process, steps: int, logsnr_at) -> Tensor:
+    """Times at logsnr_at(0..1), the first t_max and the last t_min, then 0 (which is t_min itself where σ(0) > 0)."""
+    inner = _checks.count("steps", steps) - (process.t_min > 0)
+    share = torch.linspace(0, 1, inner + 1, dtype=torch.float64) if inner else torch.zeros(1, dtype=torch.float64)
+    times = process.time(logsnr_at(share))
+    times[0] = process.t_max
+    return torch.cat([times, times.new_zeros(1)]) if process.t_min > 0 else torch.cat([times[:-1], times.new_zeros(1)])
+
+
+def _no_more_than(process: Discrete, steps: int) -> None:
+    if _checks.count("steps", steps) > process.steps:
+        raise ValueError(f"steps must be at most the chain's {process.steps}, got {steps}; use grids.uniform beyond")

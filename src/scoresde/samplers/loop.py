@@ -1,0 +1,184 @@
+"""The one loop that runs every sampler: from noise to data, and for deterministic ones back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scoresde import _checks
+from scoresde.flow import Flow
+from scoresde.model import Count, Model
+from scoresde.process.base import Process, randn
+from scoresde.samplers.adams import Adams
+from scoresde.samplers.base import Draw, Sampler, from_data, to_data
+
+DEFAULT = Adams()
+
+
+def sample(
+    model: Model,
+    shape: Sequence[int] | None = None,
+    sampler: Sampler = DEFAULT,
+    steps: int = 20,
+    grid: Callable[[Process, int], Tensor] | Tensor | Sequence[float] | None = None,
+    *,
+    x: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    seeds: Sequence[int] | Tensor | None = None,
+    trajectory: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """Draw samples: noise at t_max, carried to data at t = 0.
+
+    Args:
+        shape: (B, *), of the batch. sampler: by default Adams(), the flow integrator. steps: how many.
+        grid: a function of `grids`, or times that decrease within [0, t_max]; the sampler's own if None.
+        x: (B, *), the state to start from, instead of drawing one from the prior: normal, with the mean and
+            covariance that the model's `moments` have at the first time.
+        generator: the source of noise. seeds: B whole numbers, one generator for each sample: sample i is then
+            the same in any batch, order or split. The global generator is used if neither is given.
+        trajectory: return the states at all times, (steps + 1, B, *).
+        progress: show a bar, with the calls of the network so far.
+    Returns:
+        (B, *), on the device and in the dtype of x or of the network. Gradients flow if x requires them.
+    Raises:
+        ValueError, TypeError: an argument that does not fit, or states that are not finite.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, sample, targets
+        >>> model = targets.Gaussian([1.0, -1.0], 0.25).model(VP())
+        >>> sample(model, (8, 2), seeds=range(8)).shape
+        torch.Size([8, 2])
+    """
+    _check(model, sampler)
+    times = _times(sampler, model, steps, grid)
+    x, draw = _start(model, shape, x, times[0], generator, seeds)
+    return _walk(model, sampler, x, times, draw, trajectory, progress)
+
+
+def encode(
+    model: Model,
+    x: Tensor,
+    sampler: Sampler = DEFAULT,
+    steps: int = 20,
+    grid: Callable[[Process, int], Tensor] | Tensor | Sequence[float] | None = None,
+    *,
+    trajectory: bool = False,
+    progress: bool = False,
+) -> Tensor:
+    """The latent x_T of data x: the probability-flow ODE run from t = 0 to t_max, by a deterministic sampler.
+
+    Args:
+        x: (B, *), data. sampler, steps, grid, trajectory, progress: as in `sample` (the grid is run backwards).
+    Raises:
+        ValueError: a stochastic sampler; otherwise as `sample`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, encode, sample, targets
+        >>> model = targets.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.1).model(VP())
+        >>> x = torch.tensor([[0.8], [-1.1]])
+        >>> torch.allclose(sample(model, x=encode(model, x, steps=200), steps=200), x, atol=1e-3)
+        True
+
+    Reference: Song et al. (2021), arXiv 2011.13456, sec. 4.3.
+    """
+    _check(model, sampler)
+    if sampler.stochastic:
+        raise ValueError(f"sampler must be deterministic to encode, got {sampler!r}; use Adams()")
+    _checks.state("x", x)
+    times = _times(sampler, model, steps, grid)[::-1]
+    return _walk(model, sampler, x, times, _no_noise, trajectory, progress)
+
+
+def _walk(
+    model: Model, sampler: Sampler, x: Tensor, times: list[float], draw: Draw, trajectory: bool, progress: bool
+) -> Tensor:
+    """Run the sampler through the times, in either direction, and the rest of the way where σ(0) > 0."""
+    count = Count()
+    counted, states = model.wrap(count), [x]
+    if x.numel():
+        short = float(model.process.sigma(0.0)) > 0.0
+        bar = tqdm(total=len(times) - 1, desc=type(sampler).__name__, unit="step", disable=not progress)
+        with bar, torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+            first = from_data(counted, x, 0.0) if short and times[0] == 0.0 else x
+            for state in sampler.run(counted, first, times, draw):
+                states = [*states, state] if trajectory else [state]
+                bar.set_postfix(NFE=count.calls, refresh=False)
+                bar.update()
+            if short and times[-1] == 0.0:
+                states[-1] = to_data(counted, states[-1], 0.0)
+        _checks.finite_result(f"the result of {sampler!r}", states[-1])
+    else:
+        states = [x] * (len(times) if trajectory else 1)
+    return torch.stack(states) if trajectory else states[-1]
+
+
+def _no_noise(shape: Sequence[int]) -> Tensor:
+    raise ValueError("this sampler draws noise although it declares stochastic = False")
+
+
+def _check(model: Any, sampler: Any) -> None:
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a Model, got {type(model).__name__}; write Model(net, process, prediction)")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler must be a Sampler such as DDIM(), got {sampler!r}")
+
+
+def _times(sampler: Sampler, model: Model, steps: int, grid: Any) -> list[float]:
+    steps = _checks.count("steps", steps)
+    if grid is None:
+        times = sampler.grid(model, steps)
+    elif callable(grid):
+        times = sampler.begin(model, torch.as_tensor(grid(model.process, steps), dtype=torch.float64))
+    else:
+        times = torch.as_tensor(grid, dtype=torch.float64)
+    if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
+        raise ValueError(f"grid must be at least two times that decrease strictly, got {times.tolist()[:8]}")
+    model.process.check_time(times)
+    return times.tolist()
+
+
+def _start(
+    model: Model, shape: Any, x: Tensor | None, t: float, generator: torch.Generator | None, seeds: Any
+) -> tuple[Tensor, Draw]:
+    """The first state, and the source of the noise for the steps."""
+    if (shape is None) == (x is None):
+        raise ValueError("give shape, to draw the start from the prior, or x, to start from there (one of them)")
+    if x is not None:
+        like = _checks.state("x", x)
+        shape = tuple(x.shape)
+    else:
+        like = model.like()
+        if isinstance(shape, int) or not all(hasattr(n, "__index__") and n >= 0 for n in shape) or len(shape) < 1:
+            raise ValueError(f"shape must be (B, *), whole numbers of at least 0, got {shape!r}")
+        shape = tuple(int(n) for n in shape)
+    draw = _draw(like, shape[0], generator, seeds)
+    if x is None:
+        flow = Flow.of(model, like.new_empty(1, *shape[1:]))
+        x = flow.back(flow.frame.turn(draw(shape)), t)
+    return x, draw
+
+
+def _draw(like: Tensor, batch: int, generator: torch.Generator | None, seeds: Any) -> Draw:
+    device, dtype = like.device, like.dtype
+    if seeds is None:
+        return lambda shape: randn(shape, generator, device, dtype)
+    if generator is not None:
+        raise ValueError("give generator or seeds, not both")
+    seeds = [int(s) for s in seeds]
+    if len(seeds) != batch:
+        raise ValueError(f"seeds must hold one whole number for each of {batch} samples, got {len(seeds)}")
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+
+    def draw(shape: Sequence[int]) -> Tensor:
+        if shape[0] != batch:
+            raise ValueError(f"with seeds, noise is drawn for the whole batch of {batch}, not for {shape[0]}")
+        return torch.stack([torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in generators]).to(device)
+
+    return draw

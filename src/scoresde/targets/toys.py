@@ -1,0 +1,71 @@
+"""Two-dimensional toys as plain data, (n, 2), each centred and of about unit spread."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from scoresde import _checks
+
+
+def _draws(n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Two uniform numbers and a normal pair for each of n points."""
+    n = _checks.count("n", n)
+    device = generator.device if generator is not None else None
+    uniform = torch.rand(2, n, generator=generator, device=device)
+    return uniform[0], uniform[1], torch.randn(n, 2, generator=generator, device=device)
+
+
+def _plane(radius: Tensor, angle: Tensor) -> Tensor:
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
+
+
+def moons(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
+    """Two interleaved half circles, with normal noise around them.
+
+    Example:
+        >>> moons(4).shape
+        torch.Size([4, 2])
+    """
+    u, side, z = _draws(n, generator)
+    upper = side < 0.5
+    arc = _plane(torch.ones_like(u), math.pi * u)
+    return (
+        torch.where(upper[:, None], arc, torch.tensor([1.0, 0.5], device=u.device) - arc)
+        + noise * z
+        - torch.tensor([0.5, 0.25], device=u.device)
+    )
+
+
+def rings(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
+    """Three concentric circles with equal density along each, radii 0.5, 1 and 1.5."""
+    u, side, z = _draws(n, generator)
+    radius = 0.5 * (1 + (side > 1 / 6).float() + (side > 1 / 2).float())
+    return _plane(radius, 2 * math.pi * u) + noise * z
+
+
+def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform on the eight dark squares of a 4 × 4 board of side 4."""
+    u, v, z = _draws(n, generator)
+    x, y = 4 * u - 2, 2 * v
+    row = torch.where(z[:, 0] > 0, 0.0, -2.0)
+    return torch.stack([x, (y % 1) + row + (x.floor() % 2)], 1)
+
+
+def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
+    """A spiral of one and a half turns."""
+    u, _, z = _draws(n, generator)
+    angle = 1.5 * math.pi * (1 + 2 * u)
+    return _plane(angle / 8, angle) + noise * z
+
+
+def pinwheel(n: int, generator: torch.Generator | None = None, arms: int = 5) -> Tensor:
+    """Bent arms around the origin."""
+    _, side, z = _draws(n, generator)
+    radius = 1.0 + 0.3 * z[:, 0]
+    width = 0.1 * z[:, 1]
+    angle = 2 * math.pi * (side * _checks.count("arms", arms)).floor() / arms + 0.25 * radius.exp()
+    along, across = _plane(radius, angle), _plane(width, angle + math.pi / 2)
+    return along + across
