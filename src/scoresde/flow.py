@@ -69,12 +69,10 @@ def places(process: Process, steps: int, scale: float, start: float | None = Non
     return np.linspace(first, end, steps + 1).tolist()
 
 
-def time(process: Process, w: float, scale: float) -> float:
-    """The time of a place."""
-    if w >= 1.0:
-        return process.t_max
-    rho = graded(w, scale)[0]
-    return float(process.time(-2 * math.log(rho))) if rho > 0 else 0.0
+def times(process: Process, where: Sequence[float], scale: float) -> list[float]:
+    """The times of places: t_max for 1 and beyond what the process reaches, 0 for 0."""
+    rho = torch.tensor([math.inf if w >= 1.0 else graded(w, scale)[0] for w in where], dtype=torch.float64)
+    return process.time(-2 * rho.log()).tolist()
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,13 @@ class Frame:
 
     def turn(self, x: Tensor) -> Tensor:
         """x: (B, *) as vectors along the axes, (B, D)."""
-        flat = x.reshape(x.shape[0], -1)
+        flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         return flat if self.axes is None else flat @ self.axes.to(x.dtype)
 
     def unturn(self, vectors: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of `turn`, with samples of `shape`."""
         flat = vectors if self.axes is None else vectors @ self.axes.to(vectors.dtype).mT
-        return flat.reshape(-1, *shape)
+        return flat.reshape(flat.shape[0], *shape)
 
     def log_volume(self, dim: int) -> float:
         """log Π s: the log-determinant of z ↦ x at ρ = 0."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scoresde import _checks
 from scoresde.dynamics import Dynamics
-from scoresde.flow import Flow, advance, extrapolate, place, places, ratio, time
+from scoresde.flow import Flow, advance, extrapolate, place, places, ratio, times
 from scoresde.model import Count, Model
 from scoresde.process.base import randn
 from scoresde.samplers import ODE, Adams
@@ -134,7 +134,7 @@ def _integrate(model: Model, x: Tensor, steps: int, vectors: Tensor | None, solv
         if w in (0.0, 1.0):
             return torch.zeros_like(state)
         at = max(w, least)
-        t = process.t_min if w <= least else time(process, w, scale)
+        t = process.t_min if w <= least else times(process, [w], scale)[0]
         value, divergences = divergence_of(lambda z: flow.field(z, at, t), state[:, :dim], vectors)
         return w / at * torch.cat([value, divergences], 1)
 

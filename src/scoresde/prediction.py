@@ -54,11 +54,18 @@ def limit(t: float | Tensor) -> Tensor:
     return torch.tensor(max(t, TINY), dtype=torch.float64)
 
 
-def solve_rows(x: tuple[Any, Any], y: tuple[Any, Any], target: tuple[Any, Any]) -> tuple[Any, Any]:
-    """(u, w) with target = u·x + w·y, all three as rows: Cramer's rule."""
-    (alpha, sigma), (a, b), (p, q) = x, y, target
-    determinant = alpha * b - sigma * a
-    return (p * b - q * a) / determinant, (alpha * q - sigma * p) / determinant
+def solve_rows(x: tuple[Tensor, Tensor], y: tuple[Any, Any], target: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+    """(u, w) with target = u·x + w·y, all three as rows, by Cramer's rule.
+
+    Where α = 0, x says nothing that noise or score do not say, yet both are multiples of each other there: (0, q/b).
+    """
+    alpha, sigma = x
+    a, b, p, q = (torch.as_tensor(c, dtype=alpha.dtype, device=alpha.device) for c in (*y, *target))
+    determinant, cross = alpha * b - sigma * a, p * b - q * a
+    same = (determinant == 0) & (cross == 0)
+    divisor, unit = torch.where(same, 1.0, determinant), torch.where(same, b, 1.0)
+    u, w = cross / divisor, (alpha * q - sigma * p) / divisor
+    return torch.where(same, 0.0, u), torch.where(same, q / unit, w)
 
 
 def weights(process: Process, t: float | Tensor, source: Prediction, target: Prediction | tuple[Any, Any]):

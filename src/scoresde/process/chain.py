@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from scoresde import _checks
-from scoresde.process.base import Process, as_time
+from scoresde.process.base import Process, as_logsnr, as_time, like
 from scoresde.process.continuous import Cosine, Sigmoid
 
 
@@ -100,6 +100,20 @@ class Discrete(Process):
 
     def logsnr(self, t: Any) -> Tensor:
         return -torch.expm1(self._cubic(t)[0]).log()
+
+    def time(self, logsnr: Any) -> Tensor:
+        value = as_logsnr(logsnr)
+        integral = torch.logaddexp(torch.zeros_like(value), -value)
+        knots, slopes = (k.to(value.device) for k in self._knots)
+        k = (torch.searchsorted(knots, integral.detach()) - 1).clamp(0, self.steps - 1)
+        goal, rise = integral - knots[k], knots[k + 1] - knots[k]
+        curve, bend = 3 * rise - 2 * slopes[k] - slopes[k + 1], slopes[k] + slopes[k + 1] - 2 * rise
+        low, high = torch.zeros_like(goal), torch.ones_like(goal)
+        for _ in range(54):
+            w = (low + high) / 2
+            short = w * (slopes[k] + w * (curve + w * bend)) < goal
+            low, high = torch.where(short, w, low), torch.where(short, high, w)
+        return like(torch.where(goal <= 0, 0.0, k + high).div(self.steps).clamp(0.0, 1.0), logsnr)
 
     def index(self, t: Any) -> Any:
         """The chain's index nearest to t (at least 0): an int for a number, a long tensor for a tensor."""

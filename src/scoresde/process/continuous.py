@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scoresde import _checks
-from scoresde.process.base import Process, as_logsnr, like
+from scoresde.process.base import TINY, Process, as_logsnr, like
 
 
 def _between(name: str, low: float, high: float, names: tuple[str, str]) -> None:
@@ -208,13 +208,14 @@ class Cosine(Process):
         return torch.sin((1 - t) * self.rate) / math.cos(self.s * self.rate)
 
     def sigma(self, t: Any) -> Tensor:  # 1 − cos²θ/cos²θ₀ = sin(θ − θ₀) sin(θ + θ₀)/cos²θ₀, without cancellation
-        product = torch.sin(t * self.rate) * torch.sin((t + 2 * self.s) * self.rate)
-        return product.sqrt() / math.cos(self.s * self.rate)
+        factors = torch.sin(t * self.rate).sqrt() * torch.sin((t + 2 * self.s) * self.rate).sqrt()
+        return factors / math.cos(self.s * self.rate)
 
     def alpha_dot(self, t: Any) -> Tensor:
         return -self.rate * torch.sin(self.angle(t)) / math.cos(self.s * self.rate)
 
     def sigma_dot(self, t: Any) -> Tensor:
+        t = t.clamp_min(TINY)  # with s = 0 the limit at t = 0 is finite, but reads 0/0
         return -self.alpha(t) * self.alpha_dot(t) / self.sigma(t)
 
     def drift(self, t: Any) -> Tensor:
@@ -284,6 +285,14 @@ class Sigmoid(Process):
 
     def diffusion(self, t: Any) -> Tensor:
         return (-2 * self.drift(t)).sqrt()
+
+    def time(self, logsnr: Any) -> Tensor:
+        value = as_logsnr(logsnr)
+        low, high = (torch.tensor(end / self.tau, dtype=torch.float64).sigmoid() for end in (self.start, self.end))
+        near_data = low + self.total * torch.sigmoid(-value)
+        level = torch.where(value > 0, near_data, high - self.total * torch.sigmoid(value))
+        t = (level.logit() * self.tau - self.start) / (self.end - self.start)
+        return like(t.clamp(0.0, 1.0), logsnr)
 
 
 @dataclass(frozen=True)

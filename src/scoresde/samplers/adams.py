@@ -23,7 +23,8 @@ class Adams(Sampler):
     so the last step, to the data, needs no call.
 
     Args:
-        order: of convergence, 1 to 5. None: 2 with steps longer than a ninth of the way, else 3.
+        order: of convergence, 2 or 3. None: 2 where a step is longer than a ninth of the way, else 3. (The first
+            step is of second order; a higher order of the rest would promise what the start does not keep.)
 
     Reference: docs/theory, eq. 10-12; Hairer, Nørsett and Wanner (1993), sec. III.1 and III.5 (variable steps).
     """
@@ -31,8 +32,8 @@ class Adams(Sampler):
     order: int | None = None
 
     def __post_init__(self) -> None:
-        if self.order is not None and not 1 <= _checks.count("order", self.order) <= 5:
-            raise ValueError(f"order must be 1 to 5, got {self.order}")
+        if self.order is not None and _checks.count("order", self.order) not in (2, 3):
+            raise ValueError(f"order must be 2, 3 or None, got {self.order}")
 
     def order_of(self, a: float, b: float) -> int:
         """The order of a step from place a to place b."""

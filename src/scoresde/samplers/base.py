@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -13,7 +14,7 @@ from torch import Tensor
 from scoresde.flow import ratio
 from scoresde.model import Model
 from scoresde.prediction import weights
-from scoresde.process.base import NEGLIGIBLE, Process
+from scoresde.process.base import NEGLIGIBLE
 from scoresde.samplers import grids
 
 Draw = Callable[[Sequence[int]], Tensor]
@@ -45,15 +46,18 @@ class Sampler(ABC):
         return self.begin(model, times)
 
     def begin(self, model: Model, times: Tensor) -> Tensor:
-        """`times`, but begun at σ/α = 1000 if this sampler cannot start from pure noise (α = 0 at t_max).
+        """`times`, but begun later if this sampler cannot start from pure noise (α = 0 at t_max).
 
-        It cannot if it is stochastic (the reverse SDE is singular there), or if what it needs is undetermined
-        by the model's prediction there: x₀ by noise or score, for one.
+        It cannot if what it needs is undetermined by the model's prediction there, as x₀ is by noise: then it
+        begins at σ/α = 1000. Nor if it is stochastic, for the reverse SDE is singular there: then it begins at
+        four times the next σ/α if that is less, since explicit steps of an SDE must not cross more at once.
         """
         process = model.process
         if float(process.alpha(process.t_max)) == 0.0 and (self.stochastic or not _determined(model, self.needs)):
+            reach = min(1 / NEGLIGIBLE, 4 * ratio(process, float(times[1]))) if self.stochastic else 1 / NEGLIGIBLE
             times = times.clone()
-            times[0] = max(latest(process), float(times[1] + process.t_max) / 2)
+            first = float(process.time(-2 * math.log(reach or 1 / NEGLIGIBLE)))
+            times[0] = first if first > times[1] else (times[1] + process.t_max) / 2
         return times
 
     @abstractmethod
@@ -66,11 +70,6 @@ class Sampler(ABC):
         for t, s in pairwise(times):
             x, memory = self.step(model, x, t, s, memory, randn)
             yield x
-
-
-def latest(process: Process) -> float:
-    """The time at which σ/α = 1000 (t_max, if it never gets there)."""
-    return float(process.time(2 * torch.tensor(NEGLIGIBLE).double().log()))
 
 
 def data_scale(model: Model) -> float:

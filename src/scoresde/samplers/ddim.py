@@ -60,7 +60,7 @@ class DDPM(Sampler):
     mean α_s x̂₀ + σ_s (ρ_s/ρ_t) ε̂;   variance σ_s² (1 − ρ_s²/ρ_t²) ("posterior", the lower choice of DDPM)
     or σ_t² − (α_t/α_s)² σ_s² ("beta", the upper one: β_t on the chain's own steps). No noise at s = 0.
 
-    On a `Discrete` process the grid is the chain's own times, as many as `steps` (`grids.trailing`).
+    On a `Discrete` process the grid is `steps` of the chain's own times (`grids.trailing`).
 
     Reference: Ho et al. (2020), arXiv 2006.11239, eq. 6-7 and algorithm 2.
     """
@@ -72,7 +72,7 @@ class DDPM(Sampler):
         _checks.choice("variance", self.variance, ("posterior", "beta"))
 
     def grid(self, model: Model, steps: int) -> Tensor:
-        if isinstance(model.process, Discrete):
+        if isinstance(model.process, Discrete) and steps <= model.process.steps:
             return self.begin(model, grids.trailing(model.process, steps))
         return super().grid(model, steps)
 

@@ -91,15 +91,15 @@ def graded(process: Process, steps: int, scale: float = 1.0) -> Tensor:
     Reference: docs/theory, eq. 12.
     """
     scale = _checks.positive("scale", scale)
-    where = flow.places(process, _checks.count("steps", steps), scale)
-    times = [flow.time(process, w, scale) for w in where]
-    return torch.tensor([process.t_max, *times[1:-1], 0.0], dtype=torch.float64)
+    times = flow.times(process, flow.places(process, _checks.count("steps", steps), scale), scale)
+    times[0], times[-1] = process.t_max, 0.0
+    return torch.tensor(times, dtype=torch.float64)
 
 
-def _span(process: Process) -> tuple[Tensor, Tensor]:
+def _span(process: Process) -> tuple[Tensor, ...]:
     """σ/α at the noise end, at most 1000, and at t_min."""
     first = min(flow.ratio(process, process.t_max), 1 / NEGLIGIBLE)
-    return torch.tensor(first).double(), torch.tensor(flow.ratio(process, process.t_min)).double()
+    return torch.tensor([first, flow.ratio(process, process.t_min)], dtype=torch.float64).unbind()
 
 
 def _ending(process: Process, steps: int, logsnr_at) -> Tensor:

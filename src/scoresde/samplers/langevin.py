@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scoresde import _checks
 from scoresde.model import Model
+from scoresde.samplers import grids
 from scoresde.samplers.base import Draw, Sampler, to_data
 from scoresde.samplers.euler import EulerMaruyama
 
@@ -20,7 +21,8 @@ class AnnealedLangevin(Sampler):
 
     x ← x + ½ c σ² ∇log p_s(x) + √c σ ξ,   c the step size relative to σ²: NCSN's ε/σ_L²
 
-    Between times x is scaled by α_s/α_t, which is 1 for VE. The step to s = 0 is `to_data`'s.
+    Between times x is scaled by α_s/α_t, which is 1 for VE. The step to s = 0 is `to_data`'s. The grid is
+    geometric in σ/α, as NCSN's levels are (`grids.logsnr`).
 
     Args:
         inner: steps at each time. step_size: c, in (0, 2): NCSN's 2e-5 at σ_L = 0.01 is 0.2.
@@ -37,6 +39,9 @@ class AnnealedLangevin(Sampler):
         _checks.count("inner", self.inner)
         if not 0 < _checks.number("step_size", self.step_size) < 2:
             raise ValueError(f"step_size must lie in (0, 2), got {self.step_size:g}")
+
+    def grid(self, model: Model, steps: int) -> Tensor:
+        return self.begin(model, grids.logsnr(model.process, steps))
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
         alpha, sigma = float(model.process.alpha(s)), float(model.process.sigma(s))

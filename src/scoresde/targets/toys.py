@@ -58,7 +58,7 @@ def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 
     """A spiral of one and a half turns."""
     u, _, z = _draws(n, generator)
     angle = 1.5 * math.pi * (1 + 2 * u)
-    return _plane(angle / 8, angle) + noise * z
+    return _plane(angle / 8, angle) + noise * z - torch.tensor([0.25, 1 / (12 * math.pi)], device=u.device)
 
 
 def pinwheel(n: int, generator: torch.Generator | None = None, arms: int = 5) -> Tensor:
