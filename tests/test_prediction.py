@@ -1,6 +1,7 @@
 """Conversions, drawn by hypothesis: process, pair of predictions, t over the whole interval, shape and values."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_conversion_agrees_with_the_definition(process, source, target, u, shape
 def test_round_trips_and_three_way_cycles(process, a, b, c, u, shape, seed, per_sample):
     x, t, truth = draw(process, u, shape, seed, per_sample)
     y, path, factor = truth[a], [a, b, c, a], 1.0
-    for source, target in zip(path, path[1:]):
+    for source, target in pairwise(path):
         factor = (
             max(factor, float(conditioning(process, t, source, target, x, y, truth[target])))
             if y is truth[a]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -144,7 +145,7 @@ def propagate(sampler, model, times):
     process, (mean, covariance) = model.process, model.moments
     alpha, sigma = float(process.alpha(times[0])), float(process.sigma(times[0]))
     m, v = alpha * float(mean), alpha**2 * float(covariance) + sigma**2
-    for t, s in zip(times[:-1], times[1:]):
+    for t, s in pairwise(times):
 
         def at(x, xi, t=t, s=s):
             state = torch.tensor([[x]], dtype=torch.float64)
@@ -276,7 +277,10 @@ def test_torchsdes_euler_is_our_euler_maruyama(process):
 @pytest.mark.parametrize("process", MAIN, ids=name)
 @pytest.mark.parametrize(
     ("sampler", "steps"),
-    [(Adams(), 40), (EulerMaruyama(), 600), (DDPM(), 600), (DDPM(variance="beta"), 600), (DDIM(eta=0.5), 600), (SDE("srk"), 150)],
+    [
+        (Adams(), 40), (EulerMaruyama(), 600), (DDPM(), 600), (DDPM(variance="beta"), 600), (DDIM(eta=0.5), 600),
+        (SDE("srk"), 150),
+    ],
     ids=repr,
 )  # fmt: skip
 def test_samplers_draw_the_mixture(process, sampler, steps):

@@ -89,7 +89,7 @@ def test_fit_repeats_from_a_generator_and_leaves_the_global_one_alone():
     ids=name,
 )
 def test_a_trained_network_draws_the_mixture(process, prediction):
-    """Within 0.15 of the exact law in sliced Wasserstein distance, where 2,000 exact samples are 0.05 apart."""
+    """Closer to fresh exact samples than 0.15 beyond the distance of exact samples among themselves, about 0.1."""
     torch.manual_seed(0)
     net = networks.Scaled(networks.MLP(2, width=96, blocks=2), process)
     target = mixture()
@@ -98,9 +98,9 @@ def test_a_trained_network_draws_the_mixture(process, prediction):
         Model(net, process, prediction), data, 1500, batch_size=256, lr=2e-3, generator=torch.Generator().manual_seed(1)
     )
     x = sample(last.model, (2000, 2), generator=torch.Generator().manual_seed(2))
-    truth = target.sample(2000, torch.Generator().manual_seed(3))
-    assert sliced_wasserstein(truth, target.sample(2000, torch.Generator().manual_seed(4))) < 0.15
-    assert sliced_wasserstein(x, truth) < 0.2
+    truth = target.sample(2000, torch.Generator().manual_seed(3)).float()
+    floor = sliced_wasserstein(truth, target.sample(2000, torch.Generator().manual_seed(4)).float())
+    assert sliced_wasserstein(x, truth) < floor + 0.15
 
 
 def test_ema_is_the_average_it_says():
@@ -127,7 +127,7 @@ def test_moments_are_full_only_where_the_data_allow():
 
 def test_mlp_and_scaled():
     net = networks.MLP((2, 3), width=8, blocks=2)
-    assert float(net(torch.randn(4, 2, 3), torch.rand(4)).abs().max()) == 0.0  # starts at zero
+    assert not net(torch.randn(4, 2, 3), torch.rand(4)).any()  # starts at zero
     torch.nn.init.normal_(net.leave.weight)
     x = torch.randn(4, 2, 3)
     assert not torch.allclose(net(x, torch.full((4,), 0.2)), net(x, torch.full((4,), 0.8)))

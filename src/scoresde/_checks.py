@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -24,11 +25,53 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
 
 def count(name: str, value: Any, least: int = 1) -> int:
     """`value` as an int of at least `least`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be a whole number, got {value!r}; write {name}={max(least, 20)}")
-    if value.__index__() < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value.__index__()
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        whole = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {value!r}; write {name}={max(least, 20)}") from None
+    if whole < least:
+        raise ValueError(f"{name} must be at least {least}, got {whole}")
+    return whole
+
+
+def kind(name: str, value: Any, wanted: type, example: str) -> Any:
+    """`value`, if it is an instance of `wanted`."""
+    if not isinstance(value, wanted):
+        got = f"the class {value.__name__}; write {value.__name__}()" if isinstance(value, type) else repr(value)[:80]
+        raise TypeError(f"{name} must be a {wanted.__name__}, such as {example}, got {got}")
+    return value
+
+
+def table(name: str, value: Any) -> Tensor:
+    """`value`, numbers nested in any way, as a tensor: its own dtype if it is one, else float64."""
+    try:
+        return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must hold numbers, got {str(value)[:80]!r} ({str(error)[:80]})") from None
+
+
+def shape(name: str, value: Any) -> tuple[int, ...]:
+    """`value` as a shape (B, *): B of at least 0, the others of at least 1."""
+    try:
+        sizes = tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be (B, *), got {value!r}; write ({value!r}, 2) for points in the plane") from None
+    if not sizes:
+        raise ValueError(f"{name} must be (B, *), got ()")
+    return tuple(count(f"{name}[{i}]", n, min(i, 1)) for i, n in enumerate(sizes))
+
+
+def device_of(generator: Any, otherwise: Any = None) -> Any:
+    """Where a generator draws; `otherwise` without one."""
+    if generator is None:
+        return otherwise
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator, got {generator!r}; write torch.Generator().manual_seed(0)"
+        )
+    return generator.device
 
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
@@ -88,7 +131,7 @@ def shape_like(name: str, y: Any, x: Tensor, of: str = "x") -> Tensor:
 def finite_result(what: str, x: Tensor) -> Tensor:
     """`x`, or a ValueError where a computation left the finite numbers."""
     if not traced(x) and not bool(torch.isfinite(x).all()):
-        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist() if x.ndim else []
+        bad = (~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero().flatten().tolist() if x.ndim else []
         raise ValueError(
             f"{what} is not finite (samples {str(bad[:8])[1:-1] or 'all'}); "
             "look at what the network returns there, or take more steps"

@@ -26,7 +26,7 @@ def digits(held_out: int = 297, seed: int = 0) -> tuple[Tensor, Tensor]:
     held_out = _checks.count("held_out", held_out)
     if held_out >= len(images):
         raise ValueError(f"held_out must be below {len(images)}, got {held_out}")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(_checks.count("seed", seed, 0)))
     return images[order[held_out:]], images[order[:held_out]]
 
 
@@ -37,7 +37,7 @@ def dequantize(
 
     Reference: Theis et al. (2016), arXiv 1511.01844, sec. 3.1.
     """
-    source = generator.device if generator is not None else x.device
+    levels, source = _checks.count("levels", levels, 2), _checks.device_of(generator, x.device)
     noise = torch.rand(x.shape, generator=generator, device=source).to(x.device)
     return low + (high - low) / levels * (x + noise)
 
@@ -46,7 +46,7 @@ def dequantized(x: Tensor, levels: int) -> Callable[[int, torch.Generator | None
     """A source of batches for `fit`: random rows of the levels x: (N, *), dequantized anew each time."""
 
     def draw(n: int, generator: torch.Generator | None = None) -> Tensor:
-        source = generator.device if generator is not None else x.device
+        source = _checks.device_of(generator, x.device)
         rows = torch.randint(len(x), (n,), generator=generator, device=source).to(x.device)
         return dequantize(x[rows], levels, generator=generator)
 

@@ -54,6 +54,9 @@ class Forward(Dynamics):
     process: Process
     noise: Noise = "additive"
 
+    def __post_init__(self) -> None:
+        _checks.kind("process", self.process, Process, "VP()")
+
     def drift(self, t: float, x: Tensor) -> Tensor:
         return float(self.process.drift(t)) * x
 
@@ -81,8 +84,7 @@ class Reverse(Dynamics):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, Model):
-            raise TypeError(f"model must be a Model, got {type(self.model).__name__}")
+        _checks.kind("model", self.model, Model, "Model(net, VP())")
         _checks.number("eta", self.eta, 0.0)
 
     @property
@@ -103,6 +105,7 @@ class Reverse(Dynamics):
     def check(self, t: float) -> None:
         if self.eta:
             _check_regular(self.model.process, t)
+        self.model.process.alpha(t)  # refuses times outside
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,9 @@ class Langevin(Dynamics):
     noise: Noise = "additive"
 
     def __post_init__(self) -> None:
-        _checks.number("t", self.t, 0.0, self.model.process.t_max)
+        _checks.kind("model", self.model, Model, "Model(net, VP())")
+        if not float(self.model.process.sigma(self.t)) > 0:
+            raise ValueError(f"t must be a time with noise (sigma > 0), got {self.t:g}")
 
     def drift(self, t: float, x: Tensor) -> Tensor:
         return self.model.estimate(0.0, -1 / float(self.model.process.sigma(self.t)), x, self.t)

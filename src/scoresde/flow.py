@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.model import Model
+from scoresde.model import Model, is_covariance
 from scoresde.prediction import limit, row
 from scoresde.process.base import Process
 
@@ -64,7 +64,7 @@ def places(process: Process, steps: int, scale: float, start: float | None = Non
     """
     first = place(ratio(process, process.t_max if start is None else start), scale)
     least, end = place(ratio(process, process.t_min), scale), place(ratio(process, 0.0), scale)
-    if steps > 1 and end == 0.0 and first / steps < least:
+    if steps > 1 and end == 0.0 and first / steps < least < first:
         return [*np.linspace(first, least, steps).tolist(), 0.0]
     return np.linspace(first, end, steps + 1).tolist()
 
@@ -91,24 +91,23 @@ class Frame:
             return Frame(0.0, 1.0, None, 1.0)
         shape, dim = x.shape[1:], math.prod(x.shape[1:])
         mean, second = (torch.as_tensor(m, device=x.device).double() for m in model.moments)
-        if not _broadcasts(mean, shape) and mean.shape != (dim,):
+        full = is_covariance(mean, second)
+        if not _broadcasts(mean, shape) and mean.numel() != dim:
             raise ValueError(
                 f"moments: the mean must broadcast to a sample of shape {tuple(shape)}, got {tuple(mean.shape)}"
             )
-        mean = mean if mean.shape == (dim,) else mean.expand(shape).reshape(-1)
+        mean = mean.reshape(-1) if mean.numel() == dim else mean.expand(shape).reshape(-1)
         axes = None
-        if _broadcasts(second, shape):
-            spread = second.expand(shape).reshape(-1)
-        elif second.shape == (dim, dim):
+        if full and len(second) == dim:
             variances, axes = torch.linalg.eigh(second)
             spread, mean = variances.clamp_min(0).sqrt(), mean @ axes
+        elif not full and _broadcasts(second, shape):
+            spread = second.expand(shape).reshape(-1)
         else:
             raise ValueError(
                 f"moments: the second must be a standard deviation that broadcasts to a sample of shape {tuple(shape)} "
                 f"or a covariance of shape ({dim}, {dim}), got {tuple(second.shape)}"
             )
-        if not bool(mean.isfinite().all() & spread.isfinite().all() & (spread >= 0).all() & (spread.max() > 0)):
-            raise ValueError("moments must be finite, with standard deviations of at least 0 and one above it")
         spread = spread.clamp_min(LEAST_SPREAD * float(spread.max()))
         return Frame(mean, spread, axes, float(spread.square().mean().sqrt()))
 

@@ -23,8 +23,8 @@ class Model:
         process: the forward process it was trained on.
         prediction: "x0", "noise", "score", "v", "velocity", or a row function (process, t) -> (a, b).
         moments: the data's (mean, standard deviation), each of a shape that broadcasts to one sample, or
-            (mean, covariance) of the flattened sample; None stands for (0, 1). Samplers and likelihoods
-            solve the Gaussian with these moments exactly.
+            (mean, covariance) of the flattened sample, shapes (D,) or the sample's, and (D, D); None stands for
+            (0, 1). Samplers and likelihoods solve the Gaussian with these moments exactly.
     Raises:
         TypeError, ValueError: net not callable, process not a Process, an unknown prediction.
 
@@ -44,19 +44,28 @@ class Model:
     def __post_init__(self) -> None:
         if not callable(self.net):
             raise TypeError(f"net must be callable as net(x, t), got {self.net!r}")
-        if not isinstance(self.process, Process):
-            raise TypeError(f"process must be a Process, such as VP(), got {self.process!r}")
+        _checks.kind("process", self.process, Process, "VP()")
         row(self.prediction, self.process, torch.tensor(0.5 * self.process.t_max, dtype=torch.float64))
-        if self.moments is not None and len(self.moments) != 2:
-            raise ValueError(f"moments must be (mean, standard deviation or covariance), got {self.moments!r}")
+        if self.moments is not None:
+            _check_moments(self.moments)
 
     def __call__(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
-        """The network's own output at x: (B, *) and t: () or (B,)."""
-        if isinstance(t, Tensor):
+        """The network's own output at x: (B, *) and t: () or (B,); its shape and dtype must be those of x."""
+        _checks.floating("x", x)
+        if x.ndim < 1:
+            raise ValueError("x must have shape (B, *), got a tensor without dimensions; write x[None]")
+        if not isinstance(t, Tensor):
+            times = torch.full((x.shape[0],), _checks.number("t", t), dtype=x.dtype, device=x.device)
+        elif t.shape in ((), x.shape[:1]):
             times = t.to(x.device, x.dtype).expand(x.shape[0])
         else:
-            times = torch.full((x.shape[0],), float(t), dtype=x.dtype, device=x.device)
-        return self.net(x, times, **cond)
+            raise ValueError(
+                f"t must have shape () or ({x.shape[0]},) for x of shape {tuple(x.shape)}, got {tuple(t.shape)}"
+            )
+        y = _checks.shape_like("the output of net", self.net(x, times, **cond), x)
+        if y.dtype != x.dtype:
+            raise TypeError(f"the output of net must have the dtype of x, {x.dtype}, got {y.dtype}")
+        return y
 
     def predict(self, prediction: Prediction, x: Tensor, t: Any, **cond: Any) -> Tensor:
         """The network's output at (x, t), converted to `prediction`.
@@ -73,8 +82,7 @@ class Model:
         _checks.state("x", x)
         t = self.process.times_of(t, x)
         u, w = (spread(c, x) for c in weights(self.process, t, self.prediction, prediction))
-        y = _checks.shape_like("the output of net", self(x, t, **cond), x)
-        return _checks.finite_result(f"the prediction {prediction!r} at t = {t}", u * x + w * y)
+        return _checks.finite_result(f"the prediction {prediction!r}", u * x + w * self(x, t, **cond))
 
     def estimate(self, p: float, q: float, x: Tensor, t: float, **cond: Any) -> Tensor:
         """E[p x₀ + q ε | x_t = x] by one call: the row (p, q) of any two numbers.
@@ -101,6 +109,8 @@ class Model:
             >>> doubled(torch.ones(1, 2), 0.5)
             tensor([[2., 2.]])
         """
+        if not callable(function):
+            raise TypeError(f"function must be callable as function(model, x, t, **cond), got {function!r}")
         return replace(self, net=_Wrapped(function, self))
 
     def on(self, process: Process) -> Model:
@@ -111,8 +121,7 @@ class Model:
 
         Reference: Karras et al. (2022), arXiv 2206.00364, sec. 4 and table 1; docs/theory, eq. 5.
         """
-        if not isinstance(process, Process):
-            raise TypeError(f"process must be a Process, such as VP(), got {process!r}")
+        _checks.kind("process", process, Process, "VP()")
         return replace(self, net=_On(self, process), process=process)
 
     def like(self) -> Tensor:
@@ -122,6 +131,27 @@ class Model:
                 if tensor.is_floating_point():
                     return tensor.new_empty(0)
         return torch.empty(0)
+
+
+def is_covariance(mean: Tensor, second: Tensor) -> bool:
+    """Whether moments give a covariance (D, D), for a mean of D numbers, or a standard deviation."""
+    dim = mean.numel()
+    return second.shape == (dim, dim) and (dim > 1 or mean.ndim == 1)
+
+
+def _check_moments(moments: Any) -> None:
+    if not isinstance(moments, (tuple, list)) or len(moments) != 2:
+        raise TypeError(f"moments must be (mean, standard deviation or covariance), got {moments!r}")
+    mean, second = (_checks.table("moments", m).double() for m in moments)
+    if not bool(torch.isfinite(mean).all()) or not bool(torch.isfinite(second).all()):
+        raise ValueError("moments must be finite")
+    if is_covariance(mean, second):
+        if not torch.allclose(second, second.mT, rtol=1e-4, atol=1e-9 * float(second.abs().max())):
+            raise ValueError("moments: the covariance must be symmetric")
+        if not bool((second.diagonal() >= 0).all() & (second.diagonal() > 0).any()):
+            raise ValueError("moments: the covariance must have variances of at least 0, and one above it")
+    elif not bool((second >= 0).all() & (second > 0).any()):
+        raise ValueError("moments: standard deviations must be at least 0, and one above it")
 
 
 class Count:

@@ -43,7 +43,10 @@ def row(prediction: Prediction, process: Process, t: Tensor) -> tuple[Any, Any]:
     if not isinstance(prediction, str):
         if not callable(prediction):
             raise TypeError(f"prediction must be a name or a function (process, t) -> (a, b), got {prediction!r}")
-        return prediction(process, t)
+        pair = prediction(process, t)
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError(f"prediction must return a row (a, b), got {pair!r}")
+        return pair
     return PREDICTIONS[_checks.choice("prediction", prediction, PREDICTIONS)](process, t)
 
 
@@ -85,13 +88,16 @@ def weights(process: Process, t: float | Tensor, source: Prediction, target: Pre
 
 
 def _check_weights(pair: tuple[Any, ...], process: Process, t: Any, source: Any, target: Any) -> None:
+    if all(isinstance(value, float) and abs(value) < UNBOUNDED for value in pair):
+        return
     for value in pair:
         value = torch.as_tensor(value)
         bad = ~(value.detach().abs() < UNBOUNDED)
         if not _checks.traced(value) and bool(bad.any()):
             where = t if not isinstance(t, Tensor) else t.detach().expand_as(bad)[bad].flatten()[0].item()
             raise ValueError(
-                f"{target!r} is infinite or undetermined by {source!r} at t = {where:g} of {process!r}; "
+                f"{target if isinstance(target, str) else 'what this step needs'} is infinite or undetermined by "
+                f"{source if isinstance(source, str) else 'the prediction'} at t = {where:g} of {process!r}; "
                 f"keep t inside ({process.t_min:g}, {process.t_max:g}), or predict 'v'"
             )
 
@@ -121,8 +127,9 @@ def convert(
 
     Reference: docs/theory, eq. 4.
     """
+    _checks.kind("process", process, Process, "VP()")
     _checks.state("x", x)
     _checks.shape_like("y", _checks.state("y", y), x)
     t = process.times_of(t, x)
     u, w = (spread(c, x) for c in weights(process, t, source, target))
-    return u * x + w * y
+    return _checks.finite_result(f"the conversion in {x.dtype}", u * x + w * y)

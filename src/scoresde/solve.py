@@ -28,6 +28,14 @@ FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implic
 ITO = ("euler", "milstein", "srk")
 STRATONOVICH = ("heun", "midpoint", "euler_heun", "log_ode", "reversible_heun")
 LEVY = {"srk": "space-time", "log_ode": "foster"}
+ODE_OPTIONS = (
+    "first_step", "safety", "ifactor", "dfactor", "max_num_steps", "min_step", "max_step", "step_t", "jump_t", "dtype",
+    "norm", "interp", "perturb", "max_order", "max_iters", "solver",
+)  # fmt: skip
+SDE_OPTIONS = ("dt", "dt_min", "options")
+MULTISTEP = ("explicit_adams", "implicit_adams")
+"""torchdiffeq's Adams methods know equal steps only; beyond order 4 they are unstable on these equations."""
+
 MAX_STEPS = 100_000
 """An adaptive method that has not arrived after so many steps is called stuck."""
 
@@ -62,7 +70,8 @@ def solve(
         grid: or the times themselves, from t0 to t1, one step between neighbours.
         rtol, atol: tolerances of adaptive methods, met by the worst sample of the batch.
         trajectory: return the state at every time of the grid, (len(grid), B, *), x first.
-        adaptive: for SDEs, let torchsde choose the steps (the Brownian path is then an interval tree).
+        adaptive: for SDEs, let torchsde choose the steps (the Brownian path is then an interval tree, and
+            there are no steps or grid to give).
         interpretation: "ito" or "stratonovich": what the drift of an SDE with x-dependent diffusion means
             (with additive noise both agree); also which Milstein scheme.
         brownian: "light", independent increments drawn as they are asked for; or "interval", torchsde's
@@ -85,13 +94,17 @@ def solve(
     Reference: Chen et al. (2018), arXiv 1806.07366 (torchdiffeq); Li et al. (2020), 2001.01328, and Kidger et
     al. (2021), 2105.13493 (torchsde).
     """
-    if not isinstance(dynamics, Dynamics):
-        raise TypeError(f"dynamics must be a Dynamics, such as Reverse(model), got {type(dynamics).__name__}")
+    _checks.kind("dynamics", dynamics, Dynamics, "Reverse(model)")
+    _checks.choice("noise of the dynamics", dynamics.noise, ("none", "additive", "diagonal"))
     _checks.state("x", x)
+    _checks.positive("rtol", rtol)
+    _checks.positive("atol", atol)
     times = _times(t0, t1, steps, grid)
     for t in (times[0], times[-1]):
         dynamics.check(t)
     ode = dynamics.noise == "none"
+    for option in options:
+        _checks.choice("option", option, ODE_OPTIONS if ode else SDE_OPTIONS)
     method = method or ("dopri5" if ode else "euler")
     if x.numel() == 0:
         return x.expand(len(times), *x.shape) if trajectory else x
@@ -103,6 +116,8 @@ def solve(
             times = [times[0], times[-1]]
         path = _ode(dynamics, x, times, method, rtol, atol, trajectory, options)
     else:
+        if adaptive and (steps is not None or grid is not None):
+            raise ValueError("give adaptive=True, or steps or grid, not both")
         path = _sde(
             dynamics, x, times, method, _interpretation(dynamics, method, interpretation), brownian,
             _source(x, generator, noise), trajectory, dict(adaptive=adaptive, rtol=rtol, atol=atol, **options),
@@ -121,7 +136,7 @@ def _times(t0: Any, t1: Any, steps: int | None, grid: Any) -> list[float]:
     elif steps is not None:
         raise ValueError("give steps or grid, not both")
     else:
-        times = torch.as_tensor(grid, dtype=torch.float64).tolist()
+        times = _checks.table("grid", grid).double().flatten().tolist()
         if len(times) < 2 or not np.isclose([times[0], times[-1]], [t0, t1], rtol=1e-9, atol=1e-12).all():
             raise ValueError(f"grid must go from t0 = {t0:g} to t1 = {t1:g}, got {len(times)} times")
     times[0], times[-1] = t0, t1
@@ -138,9 +153,15 @@ def _ode(
     at = [times[0]]
     worst = [torch.zeros((), dtype=torch.long)]
 
+    number = _smooth(times) if method in MULTISTEP else None
+
     def drift(t: Tensor, x: Tensor) -> Tensor:
-        at[0] = min(max(float(t), low), high)  # float32 states have float32 times, which may round outside
-        return dynamics.drift(at[0], x)
+        here, slope = number(float(t)) if number else (float(t), 1.0)
+        at[0] = min(max(here, low), high)  # float32 states have float32 times, which may round outside
+        value = _checks.shape_like("drift", dynamics.drift(at[0], x), x)
+        if method == "scipy_solver":  # which would halve its step for ever
+            _checks.finite_result(f"the drift at t = {at[0]:.6g}", value)
+        return slope * value if number else value
 
     def norm(error: Tensor) -> Tensor:
         each = error.reshape(x.shape[0], -1).pow(2).mean(1).sqrt()
@@ -155,6 +176,8 @@ def _ode(
         else:
             options = {"step_t": torch.tensor(times[1:], dtype=torch.float64), "max_num_steps": MAX_STEPS, **options}
     grid = torch.tensor(times, dtype=torch.float64)
+    if method in MULTISTEP:
+        grid, options = torch.arange(len(times), dtype=torch.float64), {"max_order": 4, **options}
     if method in FIXED:
         options = {"grid_constructor": lambda *_: grid, **options}
     try:
@@ -162,7 +185,9 @@ def _ode(
             warnings.filterwarnings("ignore", ".*have no effect for a chosen solver")
             outputs = grid if trajectory else grid[[0, -1]]
             path = torchdiffeq.odeint(drift, x, outputs, rtol=rtol, atol=atol, method=method, options=options)
-            return torch.as_tensor(path)
+        if len(path) < len(outputs):
+            raise ValueError(f"{method!r} cannot proceed at t = {at[0]:.6g}: the step has become too small")
+        return torch.as_tensor(path)
     except AssertionError as error:
         raise ValueError(
             f"{method!r} cannot proceed at t = {at[0]:.6g}: {error}; the worst sample is {int(worst[0])}. "
@@ -190,7 +215,19 @@ def _source(
     x: Tensor, generator: torch.Generator | None, noise: Callable[[Sequence[int]], Tensor] | None
 ) -> Callable[[Sequence[int]], Tensor]:
     if noise is not None:
-        return noise
+        if generator is not None or not callable(noise):
+            raise ValueError("give generator, or noise as a function shape -> normal numbers, not both")
+
+        def given(shape: Sequence[int]) -> Tensor:
+            draw = noise(shape)
+            if not isinstance(draw, Tensor) or tuple(draw.shape) != tuple(shape):
+                raise ValueError(
+                    f"noise must return a tensor of shape {tuple(shape)}, got {getattr(draw, 'shape', draw)}"
+                )
+            return draw
+
+        return given
+    _checks.device_of(generator)
     if generator is None:  # one draw from the global generator seeds ours, which fork_rng below does not rewind
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         if x.device.type == "cuda":

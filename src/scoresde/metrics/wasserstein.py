@@ -26,6 +26,11 @@ def sliced_wasserstein(x: Tensor, y: Tensor, projections: int = 512, generator: 
 
     Reference: Bonneel et al. (2015), Sliced and Radon Wasserstein barycenters; Rabin et al. (2012).
     """
+    for name, value in (("x", x), ("y", y)):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise TypeError(
+                f"{name} must be a tensor of floating dtype, got {getattr(value, 'dtype', type(value).__name__)}"
+            )
     if x.shape[1:] != y.shape[1:] or x.ndim < 2:
         raise ValueError(
             f"x and y must be sets of equal samples, (N, *) and (M, *), got {tuple(x.shape)}, {tuple(y.shape)}"

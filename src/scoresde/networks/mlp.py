@@ -57,12 +57,13 @@ class MLP(nn.Module):
 
     def __init__(self, shape: int | Sequence[int], width: int = 256, blocks: int = 3, features: int = 64) -> None:
         super().__init__()
-        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
-        for name, value in (("shape", min(self.shape, default=0)), ("width", width), ("blocks", blocks)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if features < 2 or features % 2:
-            raise ValueError(f"features must be even and at least 2, got {features}")
+        self.shape: tuple[int, ...] = (shape,) if isinstance(shape, int) else tuple(shape)
+        sizes = {"shape": self.shape or (0,), "width": (width,), "blocks": (blocks,), "features": (features,)}
+        for name, values in sizes.items():
+            if not all(isinstance(value, int) and value >= 1 for value in values):
+                raise ValueError(f"{name} must be of whole numbers of at least 1, got {values[0]!r}")
+        if features % 2:
+            raise ValueError(f"features must be even, got {features}")
         dim = math.prod(self.shape)
         self.embedding = nn.Sequential(TimeEmbedding(features), nn.Linear(features, features), nn.SiLU())
         self.enter, self.leave = nn.Linear(dim, width), nn.Linear(width, dim)
@@ -75,6 +76,8 @@ class MLP(nn.Module):
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x.shape)}")
         if x.dtype != self.enter.weight.dtype:
             raise TypeError(f"x must have the network's dtype, {self.enter.weight.dtype}, got {x.dtype}")
+        if t.shape != x.shape[:1] or t.dtype != x.dtype:
+            raise ValueError(f"t must have shape ({len(x)},) and x's dtype, got {tuple(t.shape)} {t.dtype}")
         time, hidden = self.embedding(t), self.enter(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, time)
@@ -94,6 +97,10 @@ class Scaled(nn.Module):
 
     def __init__(self, net: nn.Module, process: object, scale: float = 1.0) -> None:
         super().__init__()
+        if not all(hasattr(process, name) for name in ("alpha", "sigma")):
+            raise TypeError(f"process must be a Process, such as VP(), got {process!r}")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale must be positive and finite, got {scale}")
         self.net, self.process, self.scale = net, process, scale
 
     def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:

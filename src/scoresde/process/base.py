@@ -30,12 +30,12 @@ NEGLIGIBLE = 1e-3
 
 def as_time(process: Process, t: Any) -> Tensor:
     """t as a float64 tensor inside the process's interval."""
+    _checks.kind("process", process, Process, "VP()")
     if isinstance(t, Tensor):
         _checks.floating("t", t)
-        wide = t if t.device.type == "mps" else t.double()
         if t.device.type == "cpu" and not _checks.traced(t):
-            process.check_time(wide)
-        return wide
+            process.check_time(t)
+        return (t if t.device.type == "mps" else t.double()).clamp_max(process.t_max)
     return torch.tensor(_in_interval(process, _checks.number("t", t)), dtype=torch.float64)
 
 
@@ -50,7 +50,8 @@ def _of_time(function: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Any], 
 
     @wraps(function)
     def coefficient(self: Process, t: Any) -> Tensor:
-        value = function(self, as_time(self, t))
+        at = as_time(self, t)
+        value = torch.as_tensor(function(self, at), dtype=at.dtype, device=at.device).expand_as(at)
         return value.to(t.dtype) if isinstance(t, Tensor) else value
 
     return coefficient
@@ -80,9 +81,7 @@ class Process(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in ("alpha", "sigma", "alpha_dot", "sigma_dot", "drift", "diffusion", "logsnr"):
-            if name in cls.__dict__ and not getattr(cls.__dict__[name], "__isabstractmethod__", False):
-                setattr(cls, name, _of_time(cls.__dict__[name]))
+        _wrap(cls)
 
     @property
     def t_max(self) -> float:
@@ -126,7 +125,8 @@ class Process(ABC):
     def time(self, logsnr: Any) -> Tensor:
         """The t at which log(α²/σ²) is `logsnr`: the inverse of `logsnr`, to rounding.
 
-        Beyond what the process reaches, its nearest end. Raises ValueError for NaN.
+        Beyond what the process reaches, its nearest end. Raises ValueError for NaN. Found by bisection where no
+        closed form overrides it, and then without a gradient.
         """
         value = as_logsnr(logsnr)
         low, high = torch.zeros_like(value), torch.full_like(value, self.t_max)
@@ -158,18 +158,19 @@ class Process(ABC):
         t = self.times_of(t, x0)
         if noise is None:
             noise = randn(x0.shape, generator, x0.device, x0.dtype)
-        _checks.shape_like("noise", noise, x0, "x0")
+        else:
+            _checks.shape_like("noise", _checks.state("noise", noise), x0, "x0")
         return spread(self.alpha(t), x0) * x0 + spread(self.sigma(t), x0) * noise, noise
 
     def prior(self, shape: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
         """Draw x_T ~ N(0, σ(t_max)² I) of `shape` (B, *), on the generator's device, in the default dtype."""
-        device = generator.device if generator is not None else None
-        return float(self.sigma(self.t_max)) * randn(shape, generator, device)
+        return float(self.sigma(self.t_max)) * randn(_checks.shape("shape", shape), generator)
 
     def check_time(self, t: Tensor) -> None:
         """Raise ValueError unless every time lies in [0, t_max]."""
-        if not bool(((t >= 0) & (t <= self.t_max * (1 + 1e-12))).all()):
-            outside = t[~((t >= 0) & (t <= self.t_max))].flatten()[0].item()
+        last = self.t_max * (1 + 2 * torch.finfo(t.dtype).eps)  # t_max itself, in t's dtype, is inside
+        if not bool(((t >= 0) & (t <= last)).all()):
+            outside = t[~((t >= 0) & (t <= last))].flatten()[0].item()
             raise ValueError(f"t must lie in [0, {self.t_max:g}] for {self!r}, got {outside:g}")
 
     def times_of(self, t: Any, x: Tensor) -> float | Tensor:
@@ -186,14 +187,24 @@ class Process(ABC):
         return t.to(x.device)
 
 
-def _derivative(function: Callable[[Tensor], Tensor], t: Any) -> Tensor:
-    t = t if isinstance(t, Tensor) else torch.tensor(float(t), dtype=torch.float64)
+def _wrap(cls: type[Process]) -> None:
+    """Wrap the coefficients that a class defines, so that they take numbers and refuse times outside."""
+    for name in ("alpha", "sigma", "alpha_dot", "sigma_dot", "drift", "diffusion", "logsnr"):
+        function = cls.__dict__.get(name)
+        if function is not None and not getattr(function, "__isabstractmethod__", False):
+            setattr(cls, name, _of_time(function))
+
+
+_wrap(Process)
+
+
+def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return torch.func.jvp(function, (t.clamp_min(TINY),), (torch.ones_like(t),))[1]
 
 
 def as_logsnr(value: Any) -> Tensor:
-    value = value.double() if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
-    if bool(value.isnan().any()):
+    value = _checks.table("logsnr", value).double()
+    if not _checks.traced(value) and bool(value.isnan().any()):
         raise ValueError("logsnr must be a number, got NaN")
     return value
 
@@ -218,5 +229,5 @@ def randn(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Standard normal numbers, drawn where the generator lives and moved to `device`."""
-    source = generator.device if generator is not None else device
+    source = _checks.device_of(generator, device)
     return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device or source)

@@ -41,7 +41,7 @@ class Discrete(Process):
     betas: Sequence[float] = field(repr=False)
 
     def __post_init__(self) -> None:
-        table = torch.as_tensor(self.betas, dtype=torch.float64).cpu()
+        table = _checks.table("betas", self.betas).double().cpu()
         if table.ndim != 1 or len(table) < 1:
             raise ValueError(f"betas must be a table of T numbers, got shape {tuple(table.shape)}")
         if not bool(((table > 0) & (table < 1)).all()):
@@ -68,6 +68,7 @@ class Discrete(Process):
         if self.steps == 1:
             return torch.from_numpy(integral), torch.from_numpy(np.diff(integral).repeat(2))
         slopes = PchipInterpolator(np.arange(self.steps + 1), integral)(np.arange(self.steps + 1), 1)
+        slopes[0] = max(slopes[0], integral[1] / 2)  # which PCHIP may set to 0, where g would vanish
         return torch.from_numpy(integral), torch.from_numpy(slopes)
 
     def _cubic(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -249,6 +249,8 @@ class Sigmoid(Process):
         _checks.positive("tau", self.tau)
         if not _checks.number("start", self.start) < _checks.number("end", self.end):
             raise ValueError(f"Sigmoid needs start < end, got start={self.start:g}, end={self.end:g}")
+        if max(abs(self.start), abs(self.end)) / self.tau > 300:
+            raise ValueError(f"tau must be at least {max(abs(self.start), abs(self.end)) / 300:g}, got {self.tau:g}")
 
     @property
     def total(self) -> float:
@@ -272,16 +274,19 @@ class Sigmoid(Process):
         width = t * (self.end - self.start) / self.tau
         return self.share(width, self.start / self.tau, self.position(t)).sqrt()
 
-    def drift(self, t: Any) -> Tensor:  # α̇/α = (α²)˙/(2α²)
+    def fall(self, t: Tensor) -> Tensor:
+        """−d(α²)/dt = d(σ²)/dt."""
         u = self.position(t)
-        slope = torch.sigmoid(u) * torch.sigmoid(-u) * (self.end - self.start) / self.tau
-        return -slope / (2 * self.total * self.alpha(t) ** 2)
+        return torch.sigmoid(u) * torch.sigmoid(-u) * (self.end - self.start) / self.tau / self.total
+
+    def drift(self, t: Any) -> Tensor:
+        return -self.fall(t) / (2 * self.alpha(t) ** 2)
 
     def alpha_dot(self, t: Any) -> Tensor:
-        return self.drift(t) * self.alpha(t)
+        return -self.fall(t) / (2 * self.alpha(t))
 
     def sigma_dot(self, t: Any) -> Tensor:
-        return -self.drift(t) * self.alpha(t) ** 2 / self.sigma(t)
+        return self.fall(t) / (2 * self.sigma(t))
 
     def diffusion(self, t: Any) -> Tensor:
         return (-2 * self.drift(t)).sqrt()

@@ -40,13 +40,11 @@ class Adams(Sampler):
         return self.order or (2 if abs(b - a) > 1 / 9 else 3)
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        if memory is None:
-            flow = Flow.of(model, x)
+        flow, a, history = memory or (Flow.of(model, x), None, ())
+        z = flow.into(x, t)
+        if a is None:
             a = place(ratio(model.process, t), flow.frame.scale)
-            z = flow.into(x, t)
             history = ((a, z.new_zeros(()).expand_as(z) if a in (0.0, 1.0) else flow.field(z, a, t)),)
-        else:
-            flow, a, z, history = memory
         b = place(ratio(model.process, s), flow.frame.scale)
         order = self.order_of(a, b)
 
@@ -56,4 +54,4 @@ class Adams(Sampler):
             return None if s == 0.0 else flow.field(z, w, s)
 
         z, history = advance(slope, z, a, b, history, order)
-        return flow.back(z, s), (flow, b, z, history)
+        return flow.back(z, s), (flow, b, history)

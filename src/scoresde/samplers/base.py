@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scoresde.flow import ratio
-from scoresde.model import Model
+from scoresde.model import Model, is_covariance
 from scoresde.prediction import weights
 from scoresde.process.base import NEGLIGIBLE
 from scoresde.samplers import grids
@@ -53,7 +53,7 @@ class Sampler(ABC):
         four times the next σ/α if that is less, since explicit steps of an SDE must not cross more at once.
         """
         process = model.process
-        if float(process.alpha(process.t_max)) == 0.0 and (self.stochastic or not _determined(model, self.needs)):
+        if float(process.alpha(times[0])) == 0.0 and (self.stochastic or not _determined(model, self.needs)):
             reach = min(1 / NEGLIGIBLE, 4 * ratio(process, float(times[1]))) if self.stochastic else 1 / NEGLIGIBLE
             times = times.clone()
             first = float(process.time(-2 * math.log(reach or 1 / NEGLIGIBLE)))
@@ -76,9 +76,8 @@ def data_scale(model: Model) -> float:
     """The data's standard deviation by the model's moments, 1 if it has none."""
     if model.moments is None:
         return 1.0
-    second = torch.as_tensor(model.moments[1]).double()
-    mean = torch.as_tensor(model.moments[0])
-    variance = second.diagonal() if second.ndim == 2 and second.shape == (mean.numel(),) * 2 else second.square()
+    mean, second = (torch.as_tensor(m).double() for m in model.moments)
+    variance = second.diagonal() if is_covariance(mean, second) else second.square()
     return float(variance.mean().sqrt())
 
 
@@ -92,15 +91,18 @@ def _determined(model: Model, prediction: str) -> bool:
 
 
 def to_data(model: Model, x: Tensor, t: float) -> Tensor:
-    """Carry x from a small time t to noiseless data along the flow: E[x₀ + ½ρ ε], right to O(ρ³); one call.
+    """Carry x from time t to noiseless data along the flow: E[x₀ + sρ/(s + h) ε], h² = s² + ρ²; one call.
 
-    Between ρ and 0 the flow dy/dρ = ε has ε proportional to ρ to first order (docs/theory, eq. 13), so the step
-    covers half of what the denoiser x₀ would.
+    Right for normal data of standard deviation s at any ρ = σ/α, and for smooth data to O(ρ³): where the flow
+    dy/dρ = ε has ε proportional to ρ, it covers half of what the denoiser x₀ would (docs/theory, eq. 13).
     """
-    return model.estimate(1.0, 0.5 * ratio(model.process, t), x, t)
+    s, rho = data_scale(model), ratio(model.process, t)
+    return model.estimate(1.0, s * rho / (s + math.hypot(s, rho)), x, t)
 
 
 def from_data(model: Model, x: Tensor, t: float) -> Tensor:
     """The way back: carry noiseless data x along the flow to a small time t; one call."""
-    alpha, sigma = float(model.process.alpha(t)), float(model.process.sigma(t))
-    return alpha * x + 0.5 * sigma * model.estimate(0.0, 1.0, alpha * x, t)
+    s, alpha, sigma = data_scale(model), float(model.process.alpha(t)), float(model.process.sigma(t))
+    rho = sigma / alpha
+    h = math.hypot(s, rho)
+    return alpha * x + sigma * h * h / (s * (s + h)) * model.estimate(0.0, 1.0, alpha * x, t)

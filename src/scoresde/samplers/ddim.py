@@ -44,7 +44,9 @@ class DDIM(Sampler):
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
         alpha, sigma = float(model.process.alpha(s)), float(model.process.sigma(s))
-        if t == 0.0:  # leaving the data (in encode): the noise is asked at s, where it has a meaning
+        if (
+            float(model.process.sigma(t)) == 0.0
+        ):  # leaving the data (in encode): the noise is asked at s, where it has a meaning
             return alpha * x + sigma * model.estimate(0.0, 1.0, alpha * x, s), None
         if self.eta == 0.0:
             return model.estimate(alpha, sigma, x, t), None

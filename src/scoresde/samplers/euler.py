@@ -26,7 +26,7 @@ class Euler(Sampler):
     needs = "velocity"
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        if t == 0.0:
+        if float(model.process.sigma(t)) == 0.0:
             return from_data(model, x, s), None
         return x + (s - t) * Reverse(model, 0.0).drift(t, x), None
 
@@ -45,7 +45,7 @@ class Heun(Sampler):
     needs = "velocity"
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        if t == 0.0:
+        if float(model.process.sigma(t)) == 0.0:
             return from_data(model, x, s), None
         if s == 0.0 and float(model.process.sigma(0.0)) == 0.0:
             return to_data(model, x, t), None

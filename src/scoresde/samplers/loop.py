@@ -124,10 +124,8 @@ def _no_noise(shape: Sequence[int]) -> Tensor:
 
 
 def _check(model: Any, sampler: Any) -> None:
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a Model, got {type(model).__name__}; write Model(net, process, prediction)")
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler must be a Sampler such as DDIM(), got {sampler!r}")
+    _checks.kind("model", model, Model, "Model(net, VP())")
+    _checks.kind("sampler", sampler, Sampler, "DDIM()")
 
 
 def _times(sampler: Sampler, model: Model, steps: int, grid: Any) -> list[float]:
@@ -135,12 +133,16 @@ def _times(sampler: Sampler, model: Model, steps: int, grid: Any) -> list[float]
     if grid is None:
         times = sampler.grid(model, steps)
     elif callable(grid):
-        times = sampler.begin(model, torch.as_tensor(grid(model.process, steps), dtype=torch.float64))
+        times = sampler.begin(model, _checks.table("grid", grid(model.process, steps)).double())
     else:
-        times = torch.as_tensor(grid, dtype=torch.float64)
+        times = _checks.table("grid, a function such as grids.karras or a list of times,", grid).double()
     if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
         raise ValueError(f"grid must be at least two times that decrease strictly, got {times.tolist()[:8]}")
     model.process.check_time(times)
+    if (first := float(sampler.begin(model, times)[0])) != times[0]:
+        raise ValueError(
+            f"grid must begin below t = {float(times[0]):g} for {sampler!r} on this model; at {first:.4g}, say"
+        )
     return times.tolist()
 
 
@@ -155,9 +157,7 @@ def _start(
         shape = tuple(x.shape)
     else:
         like = model.like()
-        if isinstance(shape, int) or not all(hasattr(n, "__index__") and n >= 0 for n in shape) or len(shape) < 1:
-            raise ValueError(f"shape must be (B, *), whole numbers of at least 0, got {shape!r}")
-        shape = tuple(int(n) for n in shape)
+        shape = _checks.shape("shape", shape)
     draw = _draw(like, shape[0], generator, seeds)
     if x is None:
         flow = Flow.of(model, like.new_empty(1, *shape[1:]))
@@ -167,11 +167,15 @@ def _start(
 
 def _draw(like: Tensor, batch: int, generator: torch.Generator | None, seeds: Any) -> Draw:
     device, dtype = like.device, like.dtype
+    _checks.device_of(generator)
     if seeds is None:
         return lambda shape: randn(shape, generator, device, dtype)
     if generator is not None:
         raise ValueError("give generator or seeds, not both")
-    seeds = [int(s) for s in seeds]
+    try:
+        seeds = [_checks.count("seeds", s, -(2**63)) for s in seeds]
+    except TypeError as error:
+        raise TypeError(f"seeds must be {batch} whole numbers, got {seeds!r}; write seeds=range({batch})") from error
     if len(seeds) != batch:
         raise ValueError(f"seeds must hold one whole number for each of {batch} samples, got {len(seeds)}")
     generators = [torch.Generator().manual_seed(s) for s in seeds]
@@ -179,6 +183,8 @@ def _draw(like: Tensor, batch: int, generator: torch.Generator | None, seeds: An
     def draw(shape: Sequence[int]) -> Tensor:
         if shape[0] != batch:
             raise ValueError(f"with seeds, noise is drawn for the whole batch of {batch}, not for {shape[0]}")
+        if not batch:
+            return like.new_empty(tuple(shape))
         return torch.stack([torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in generators]).to(device)
 
     return draw

@@ -58,6 +58,7 @@ class Target(nn.Module):
             >>> torch.allclose(target.model(VP()).predict("score", x, 0.5), -x)
             True
         """
+        _checks.kind("process", process, Process, "VP()")
         return Model(_Exact(self, process, prediction), process, prediction, self.moments)
 
     def _points(self, x: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Empirical(Target):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         n, device = _checks.count("n", n, 0), self.data.device
-        source = generator.device if generator is not None else device
+        source = _checks.device_of(generator, device)
         k = torch.randint(len(self.data), (n,), generator=generator, device=source).to(device)
         noise = randn((n, self.dim), generator, device, torch.float64)
         return (self.center + self.data[k] + self.bandwidth * noise).to(self.dtype)
@@ -79,6 +79,8 @@ class Empirical(Target):
         return by_rows(piece, max(1, ENTRIES // len(self.data)), self._points(x)).to(x.dtype)
 
     def marginal(self, process: Process, t: Any) -> Empirical:
+        t = _checks.number("t", t)
+        _checks.kind("process", process, Process, "VP()")
         alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
         result = Empirical(alpha * (self.center + self.data), math.hypot(alpha * self.bandwidth, sigma))
         result.dtype = self.dtype

@@ -40,10 +40,9 @@ class GaussianMixture(Target):
         super().__init__()
         like = next((v for v in (means, covariances, weights) if isinstance(v, Tensor)), torch.empty(0))
         dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-        weights, means, covariances = (
-            torch.as_tensor(v, device=like.device).double() for v in (weights, means, covariances)
-        )
-        if means.ndim != 2 or weights.shape != means.shape[:1] or not len(weights):
+        named = {"weights": weights, "means": means, "covariances": covariances}
+        weights, means, covariances = (_checks.table(k, v).to(like.device).double() for k, v in named.items())
+        if means.ndim != 2 or weights.shape != means.shape[:1] or not means.numel():
             raise ValueError(
                 f"weights must have shape (K,) and means (K, D), got {tuple(weights.shape)} and {tuple(means.shape)}"
             )
@@ -76,7 +75,7 @@ class GaussianMixture(Target):
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         n, device = _checks.count("n", n, 0), self.means.device
-        source = generator.device if generator is not None else device
+        source = _checks.device_of(generator, device)
         uniform = torch.rand(n, generator=generator, device=source, dtype=torch.float64).to(device)
         k = torch.searchsorted(self.weights.cumsum(0), uniform).clamp_max(len(self.weights) - 1)
         noise = randn((n, self.dim), generator, device, torch.float64) * self.variances[k].sqrt()
@@ -91,19 +90,22 @@ class GaussianMixture(Target):
         return self.weights.log() - 0.5 * exponent, offset, variance
 
     def log_prob(self, x: Tensor) -> Tensor:
-        wide = self._points(x)
-        if bool((self.variances == 0).any()):
-            raise ValueError("log_prob is infinite: a covariance is singular; ask marginal(process, t) with t > 0")
-        return self._posterior(wide, 1.0, 0.0)[0].logsumexp(1).to(x.dtype)
+        return self._joint(x).logsumexp(1).to(x.dtype)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """p(component | x): (B, K)."""
-        return self._posterior(self._points(x), 1.0, 0.0)[0].softmax(1).to(x.dtype)
+        return self._joint(x).softmax(1).to(x.dtype)
+
+    def _joint(self, x: Tensor) -> Tensor:
+        wide = self._points(x)
+        if bool((self.variances == 0).any()):
+            raise ValueError("the density is infinite: a covariance is singular; ask marginal(process, t) with t > 0")
+        return self._posterior(wide, 1.0, 0.0)[0]
 
     def marginal(self, process: Process, t: Any) -> GaussianMixture:
-        alpha, sigma = process.alpha(t).double(), process.sigma(t).double()
-        if alpha.ndim:
-            raise ValueError(f"t must be one number, got shape {tuple(alpha.shape)}")
+        t = _checks.number("t", t)
+        _checks.kind("process", process, Process, "VP()")
+        alpha, sigma = process.alpha(t), process.sigma(t)
         covariances = (self.axes * (alpha**2 * self.variances + sigma**2)[:, None, :]) @ self.axes.mT
         result = GaussianMixture(self.weights, alpha * self.means, covariances)
         result.dtype = self.dtype
@@ -132,14 +134,22 @@ class Gaussian(GaussianMixture):
     """
 
     def __init__(self, mean: Any, covariance: Any) -> None:
-        mean = torch.as_tensor(mean)
+        given = mean.dtype if isinstance(mean, Tensor) and mean.is_floating_point() else torch.get_default_dtype()
+        mean, covariance = _checks.table("mean", mean), _checks.table("covariance", covariance)
         if mean.ndim != 1:
             raise ValueError(f"mean must have shape (D,), got {tuple(mean.shape)}")
-        super().__init__(mean.new_ones(1), mean[None], torch.as_tensor(covariance, device=mean.device)[None])
+        super().__init__(mean.new_ones(1), mean[None], covariance.to(mean.device)[None])
+        self.dtype = given
 
 
 def _eigen(covariances: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues (K, D) and eigenvectors (K, D, D) of covariances in any accepted shape."""
+    shared = covariances.shape == (k, d) and k == d > 1 and torch.allclose(covariances, covariances.mT)
+    if shared and not torch.equal(covariances, covariances[:1].expand(k, d)):
+        raise ValueError(
+            f"covariances of shape ({k}, {d}) are variances, but these are symmetric like a covariance; "
+            f"write covariances.expand({k}, {d}, {d}) for one that all share, or torch.diag_embed(covariances)"
+        )
     eye = torch.eye(d, dtype=covariances.dtype, device=covariances.device).expand(k, d, d)
     if covariances.shape in ((), (1,), (k,), (k, d), (k, 1)):
         spread = covariances.reshape(covariances.shape + (1,) * (2 - covariances.ndim)).expand(k, d)

@@ -13,9 +13,13 @@ from scoresde import _checks
 def _draws(n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
     """Two uniform numbers and a normal pair for each of n points."""
     n = _checks.count("n", n)
-    device = generator.device if generator is not None else None
+    device = _checks.device_of(generator)
     uniform = torch.rand(2, n, generator=generator, device=device)
     return uniform[0], uniform[1], torch.randn(n, 2, generator=generator, device=device)
+
+
+def _around(points: Tensor, noise: float, z: Tensor) -> Tensor:
+    return points + _checks.number("noise", noise, 0.0) * z
 
 
 def _plane(radius: Tensor, angle: Tensor) -> Tensor:
@@ -30,20 +34,15 @@ def moons(n: int, generator: torch.Generator | None = None, noise: float = 0.05)
         torch.Size([4, 2])
     """
     u, side, z = _draws(n, generator)
-    upper = side < 0.5
-    arc = _plane(torch.ones_like(u), math.pi * u)
-    return (
-        torch.where(upper[:, None], arc, torch.tensor([1.0, 0.5], device=u.device) - arc)
-        + noise * z
-        - torch.tensor([0.5, 0.25], device=u.device)
-    )
+    arc, center = _plane(torch.ones_like(u), math.pi * u), torch.tensor([0.5, 0.25], device=u.device)
+    return _around(torch.where(side[:, None] < 0.5, arc - center, center - arc), noise, z)
 
 
 def rings(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
     """Three concentric circles with equal density along each, radii 0.5, 1 and 1.5."""
     u, side, z = _draws(n, generator)
     radius = 0.5 * (1 + (side > 1 / 6).float() + (side > 1 / 2).float())
-    return _plane(radius, 2 * math.pi * u) + noise * z
+    return _around(_plane(radius, 2 * math.pi * u), noise, z)
 
 
 def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -58,7 +57,7 @@ def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 
     """A spiral of one and a half turns."""
     u, _, z = _draws(n, generator)
     angle = 1.5 * math.pi * (1 + 2 * u)
-    return _plane(angle / 8, angle) + noise * z - torch.tensor([0.25, 1 / (12 * math.pi)], device=u.device)
+    return _around(_plane(angle / 8, angle), noise, z) - torch.tensor([0.25, 1 / (12 * math.pi)], device=u.device)
 
 
 def pinwheel(n: int, generator: torch.Generator | None = None, arms: int = 5) -> Tensor:

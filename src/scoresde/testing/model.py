@@ -32,20 +32,20 @@ def check_model(model: Model, x: Tensor) -> None:
             ...
         AssertionError: the network ignores t: its output is the same at 5 noise levels
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a Model, got {type(model).__name__}; write Model(net, process, prediction)")
+    _checks.kind("model", model, Model, "Model(net, VP())")
     _checks.state("x", x)
     if x.shape[0] < 4:
         raise ValueError(f"x must hold at least four samples, got shape {tuple(x.shape)}")
     process = model.process
     levels = torch.tensor([0.1, 0.3, 1.0, 3.0, 10.0], dtype=torch.float64)
     times = process.time(-2 * levels.log()).clamp(process.t_min, process.t_max).unique().tolist()
-    outputs = [model(x, t) for t in times]
+    try:
+        outputs = [model(x, t) for t in times]
+    except (TypeError, ValueError) as error:
+        raise AssertionError(str(error)) from error
     faults = []
     for t, y in zip(times, outputs):
-        if y.shape != x.shape or y.dtype != x.dtype:
-            faults.append(f"at t = {t:.3g} the output is {tuple(y.shape)} {y.dtype}, not {tuple(x.shape)} {x.dtype}")
-        elif not bool(torch.isfinite(y).all()):
+        if not bool(torch.isfinite(y).all()):
             faults.append(f"at t = {t:.3g} the output is not finite")
     if not faults:
         size = max(float(y.abs().max()) for y in outputs)

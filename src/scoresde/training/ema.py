@@ -33,8 +33,7 @@ class EMA:
     """
 
     def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
-        if not isinstance(net, nn.Module):
-            raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+        _checks.kind("net", net, nn.Module, "model.net")
         self.decay = _checks.number("decay", decay, 0.0, 1.0 - 1e-12)
         self.updates = 0
         self.net = deepcopy(net).eval().requires_grad_(False)
@@ -42,6 +41,12 @@ class EMA:
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Move the average towards the network's weights as they are now."""
+        shapes = [
+            [p.shape for p in part.parameters()]
+            for part in (_checks.kind("net", net, nn.Module, "model.net"), self.net)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"net must have the shapes of the network followed, got {len(shapes[0])} other parameters")
         self.updates += 1
         share = 1 - min(self.decay, self.updates / (9 + self.updates))
         for mine, theirs in zip(self.net.parameters(), net.parameters()):

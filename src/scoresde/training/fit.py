@@ -24,7 +24,7 @@ FULL_COVARIANCE_UP_TO = 256
 @dataclass(frozen=True)
 class Record:
     """One step of training: its number from 1, the loss of its batch, (), and the model with averaged weights
-    and the data's moments.
+    and the data's moments (one model for all records, which goes on being averaged).
     """
 
     step: int
@@ -68,8 +68,10 @@ def fit(
     steps, batch_size = _checks.count("steps", steps), _checks.count("batch_size", batch_size)
     _checks.positive("lr", lr)
     _checks.positive("clip", clip)
-    if not isinstance(model, Model) or not isinstance(model.net, nn.Module):
-        raise TypeError("model must be a Model whose net is a torch.nn.Module")
+    _checks.number("ema", ema, 0.0, 1.0 - 1e-12)
+    _checks.device_of(generator)
+    _checks.kind("model", model, Model, "Model(net, VP())")
+    _checks.kind("model.net", model.net, nn.Module, "networks.MLP(2)")
     if not (weights := [p for p in model.net.parameters() if p.requires_grad]):
         raise ValueError("model.net has no parameters to train")
     return _steps(model, _batches(data, model.like(), generator), weights, steps, batch_size, lr, ema, clip, generator)
@@ -105,7 +107,7 @@ def _batches(data: Data, like: Tensor, generator: torch.Generator | None) -> Cal
         if data.ndim < 2 or not data.numel():
             raise ValueError(f"data must have shape (N, *) with at least one number, got {tuple(data.shape)}")
         pool = data.to(like)
-        source = generator.device if generator is not None else like.device
+        source = _checks.device_of(generator, like.device)
 
         def draw(n: int) -> Tensor:
             if n < 0:
@@ -115,13 +117,24 @@ def _batches(data: Data, like: Tensor, generator: torch.Generator | None) -> Cal
         return draw
     if not callable(data):
         raise TypeError(f"data must be a tensor (N, *) or a function (n, generator) -> (n, *), got {data!r}")
-    return lambda n: _checks.state("data", data(n if n > 0 else 4096, generator)).to(like)
+
+    def drawn(n: int) -> Tensor:
+        n = n if n > 0 else 4096
+        batch = _checks.state("data", data(n, generator)).to(like)
+        if batch.ndim < 2 or len(batch) != n:
+            raise ValueError(f"data must return ({n}, *) when asked for {n} samples, got {tuple(batch.shape)}")
+        return batch
+
+    return drawn
 
 
 def moments(data: Tensor) -> tuple[Tensor, Tensor]:
     """The mean of data (N, *), and its covariance (D, D) where D is small against N, else its standard deviation."""
+    _checks.state("data", data)
+    if data.ndim < 2 or not data.numel():
+        raise ValueError(f"data must have shape (N, *) with at least one number, got {tuple(data.shape)}")
     wide = data.double()
     mean, dim = wide.mean(0), wide[0].numel()
-    if dim <= FULL_COVARIANCE_UP_TO and len(wide) >= 2 * dim:
+    if 1 < dim <= FULL_COVARIANCE_UP_TO and len(wide) >= 2 * dim:
         return mean, wide.flatten(1).mT.cov(correction=0).reshape(dim, dim)
     return mean, wide.std(0, correction=0)

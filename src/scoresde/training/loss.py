@@ -43,17 +43,20 @@ def loss(
 
     Reference: Vincent (2011); Ho et al. (2020), arXiv 2006.11239, eq. 14; docs/theory, eq. 16.
     """
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a Model, got {type(model).__name__}; write Model(net, process, prediction)")
+    _checks.kind("model", model, Model, "Model(net, VP())")
     _checks.state("x0", x0)
     t = draw_times(model.process, x0.shape[0], generator, x0.device) if t is None else model.process.times_of(t, x0)
     x, noise = model.process.perturb(x0, t, noise, generator)
     at = limit(t)
     a, b = (c if isinstance(c, float) else c.expand(at.shape) for c in row(model.prediction, model.process, at))
-    size = torch.as_tensor(a**2 + b**2).sqrt()
+    size = torch.as_tensor(a**2 + b**2, dtype=at.dtype).sqrt()
+    if not bool(((size > 0) & torch.isfinite(size)).all()):
+        raise ValueError(
+            f"t: the target {model.prediction!r} is zero or infinite at one of the times; keep t inside the interval"
+        )
     a, b, size = (spread(torch.as_tensor(c, dtype=at.dtype, device=at.device), x0) for c in (a / size, b / size, size))
-    y = _checks.shape_like("the output of net", model(x, t, **cond), x0, "x0")
-    return (y / size - (a * x0 + b * noise)).square().flatten(1).mean(1)
+    error = (model(x, t, **cond) / size - (a * x0 + b * noise)).reshape(len(x0), -1)
+    return _checks.finite_result("the loss", error.square().mean(1))
 
 
 def draw_times(
@@ -66,7 +69,8 @@ def draw_times(
 
     Reference: Kingma et al. (2021), arXiv 2107.00630, sec. 5.1 and app. I.1 (low discrepancy).
     """
-    source = generator.device if generator is not None else device
+    _checks.kind("process", process, Process, "VP()")
+    n, source = _checks.count("n", n, 0), _checks.device_of(generator, device)
     u = torch.rand((), generator=generator, device=source, dtype=torch.float64).to(device or source)
     u = (u + torch.arange(n, device=u.device, dtype=torch.float64) / max(n, 1)) % 1.0
     ends = torch.tensor([process.t_min, process.t_max], dtype=torch.float64)
