@@ -282,6 +282,16 @@ def test_your_own_equation_with_noise_that_depends_on_x():
     assert abs(float(got.detach().mean()) - mean) < LIMIT * mean * math.sqrt((math.exp(0.25) - 1) / N) + 1e-3
 
 
+def test_a_new_drift_is_the_one_that_is_solved():
+    class Slower(Forward):
+        def drift(self, t, x):
+            return 0.5 * super().drift(t, x)
+
+    x, zeros = torch.ones(1, 1, dtype=torch.float64), lambda shape: torch.zeros(tuple(shape), dtype=torch.float64)
+    got = solve(Slower(VP()), x, 0.0, 1.0, "euler", steps=4000, noise=zeros)
+    assert float(got) == pytest.approx(float(VP().alpha(1.0)) ** 0.5, rel=5e-3)
+
+
 def test_a_method_that_cannot_proceed_says_where():
     class Explosion(Dynamics):
         noise = "none"

@@ -89,7 +89,7 @@ def test_fit_repeats_from_a_generator_and_leaves_the_global_one_alone():
     ids=name,
 )
 def test_a_trained_network_draws_the_mixture(process, prediction):
-    """Closer to fresh exact samples than 0.15 beyond the distance of exact samples among themselves, about 0.1."""
+    """Closer to fresh exact samples than 0.2 beyond the distance of exact samples among themselves, about 0.1."""
     torch.manual_seed(0)
     net = networks.Scaled(networks.MLP(2, width=96, blocks=2), process)
     target = mixture()
@@ -100,7 +100,7 @@ def test_a_trained_network_draws_the_mixture(process, prediction):
     x = sample(last.model, (2000, 2), generator=torch.Generator().manual_seed(2))
     truth = target.sample(2000, torch.Generator().manual_seed(3)).float()
     floor = sliced_wasserstein(truth, target.sample(2000, torch.Generator().manual_seed(4)).float())
-    assert sliced_wasserstein(x, truth) < floor + 0.15
+    assert sliced_wasserstein(x, truth) < floor + 0.2
 
 
 def test_ema_is_the_average_it_says():

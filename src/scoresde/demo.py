@@ -26,7 +26,7 @@ LEVELS = 17
 STEPS = 4000
 
 MODELS = (
-    # process        prediction    bits/dim on held-out digits, measured with STEPS = 3000
+    # process        prediction    bits/dim on held-out digits, with STEPS = 4000
     (VP(),            "v"),  #        2.33
     (SubVP(),         "v"),  #        2.32
     (VE(),            "noise"),  #    2.40

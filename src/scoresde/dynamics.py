@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scoresde import _checks
 from scoresde.model import Model
-from scoresde.process.base import NEGLIGIBLE, Process
+from scoresde.process.base import NEGLIGIBLE, TINY, Process
 
 Noise = Literal["none", "additive", "diagonal"]
 
@@ -26,6 +26,11 @@ class Dynamics(ABC):
 
     noise: Noise = "diagonal"
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "drift" in cls.__dict__ and "scaled_drift" not in cls.__dict__:
+            cls.scaled_drift = Dynamics.scaled_drift  # a new drift is not to be bypassed by a parent's shortcut
+
     @abstractmethod
     def drift(self, t: float, x: Tensor) -> Tensor:
         """The drift at time t and state x: (B, *); returns (B, *)."""
@@ -33,6 +38,10 @@ class Dynamics(ABC):
     def diffusion(self, t: float, x: Tensor) -> Tensor:
         """The diffusion at time t and state x: (B, *); returns (B, *), or a tensor that broadcasts to it."""
         return x.new_zeros(())
+
+    def scaled_drift(self, scale: float, t: float, x: Tensor) -> Tensor:
+        """scale × drift, for solvers that keep a time of their own; override it where the scale costs nothing."""
+        return scale * self.drift(t, x)
 
     def check(self, t: float) -> None:  # noqa: B027  (most equations hold at every time)
         """Raise ValueError where the equation has no meaning or is singular."""
@@ -58,10 +67,13 @@ class Forward(Dynamics):
         _checks.kind("process", self.process, Process, "VP()")
 
     def drift(self, t: float, x: Tensor) -> Tensor:
-        return float(self.process.drift(t)) * x
+        return self.scaled_drift(1.0, t, x)
+
+    def scaled_drift(self, scale: float, t: float, x: Tensor) -> Tensor:
+        return scale * self.process.at("drift", t) * x
 
     def diffusion(self, t: float, x: Tensor) -> Tensor:
-        return x.new_full((), float(self.process.diffusion(t)))
+        return x.new_full((), self.process.at("diffusion", t))
 
     def check(self, t: float) -> None:
         _check_regular(self.process, t)
@@ -92,15 +104,18 @@ class Reverse(Dynamics):
         return "additive" if self.eta > 0 else "none"
 
     def drift(self, t: float, x: Tensor) -> Tensor:
+        return self.scaled_drift(1.0, t, x)
+
+    def scaled_drift(self, scale: float, t: float, x: Tensor) -> Tensor:
         process = self.model.process
-        at = torch.tensor(t, dtype=torch.float64).clamp_min(1e-300)
-        p, q = float(process.alpha_dot(at)), float(process.sigma_dot(at))
+        at = max(t, TINY)
+        p, q = process.at("alpha_dot", at), process.at("sigma_dot", at)
         if self.eta:
-            q += self.eta**2 * float(process.diffusion(at)) ** 2 / (2 * float(process.sigma(at)))
-        return self.model.estimate(p, q, x, t)
+            q += self.eta**2 * process.at("diffusion", at) ** 2 / (2 * process.at("sigma", at))
+        return self.model.estimate(scale * p, scale * q, x, t)
 
     def diffusion(self, t: float, x: Tensor) -> Tensor:
-        return x.new_full((), self.eta * float(self.model.process.diffusion(t)) if self.eta else 0.0)
+        return x.new_full((), self.eta * self.model.process.at("diffusion", t) if self.eta else 0.0)
 
     def check(self, t: float) -> None:
         if self.eta:
@@ -124,18 +139,18 @@ class Langevin(Dynamics):
 
     def __post_init__(self) -> None:
         _checks.kind("model", self.model, Model, "Model(net, VP())")
-        if not float(self.model.process.sigma(self.t)) > 0:
+        if not self.model.process.at("sigma", self.t) > 0:
             raise ValueError(f"t must be a time with noise (sigma > 0), got {self.t:g}")
 
     def drift(self, t: float, x: Tensor) -> Tensor:
-        return self.model.estimate(0.0, -1 / float(self.model.process.sigma(self.t)), x, self.t)
+        return self.model.estimate(0.0, -1 / self.model.process.at("sigma", self.t), x, self.t)
 
     def diffusion(self, t: float, x: Tensor) -> Tensor:
         return x.new_full((), 2**0.5)
 
 
 def _check_regular(process: Process, t: float) -> None:
-    if float(process.alpha(t)) == 0.0:
+    if process.at("alpha", t) == 0.0:
         latest = float(process.time(2 * torch.tensor(NEGLIGIBLE).log()))
         raise ValueError(
             f"the SDE of {process!r} is singular at t = {t:g}, where alpha = 0; "

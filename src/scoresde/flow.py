@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from scoresde.model import Model, is_covariance
-from scoresde.prediction import limit, row
-from scoresde.process.base import Process
+from scoresde.prediction import row_at
+from scoresde.process.base import TINY, Process
 
 GRADING = 2.0
 """k, how strongly times crowd towards the data."""
@@ -53,8 +53,8 @@ def place(rho: float, scale: float) -> float:
 
 def ratio(process: Process, t: float) -> float:
     """ρ = σ/α at t, ∞ where α = 0."""
-    alpha = float(process.alpha(t))
-    return float(process.sigma(t)) / alpha if alpha else math.inf
+    alpha = process.at("alpha", t)
+    return process.at("sigma", t) / alpha if alpha else math.inf
 
 
 def places(process: Process, steps: int, scale: float, start: float | None = None) -> list[float]:
@@ -148,7 +148,7 @@ class Flow:
 
     def _levels(self, t: float, like: Tensor) -> tuple[Any, Any]:
         """αm and √(α²s² + σ²), the mean and deviation that Gaussian data would have at t."""
-        alpha, sigma = float(self.model.process.alpha(t)), float(self.model.process.sigma(t))
+        alpha, sigma = self.model.process.at("alpha", t), self.model.process.at("sigma", t)
         if isinstance(self.frame.spread, float):
             return alpha * self.frame.mean, math.hypot(alpha * self.frame.spread, sigma)
         deviation = (alpha**2 * self.frame.spread.square() + sigma**2).sqrt()
@@ -171,14 +171,14 @@ class Flow:
 
     def field(self, z: Tensor, w: float, t: float) -> Tensor:
         """dz/dw at the place w, 0 < w < 1, whose time is t: one call of the network."""
-        at, process, (_, slope) = limit(t), self.model.process, graded(w, self.frame.scale)
-        alpha, sigma = float(process.alpha(at)), float(process.sigma(at))
+        at, process, (_, slope) = max(t, TINY), self.model.process, graded(w, self.frame.scale)
+        alpha, sigma = process.at("alpha", at), process.at("sigma", at)
         if alpha == 0.0:
             return torch.zeros_like(z)
         mean, deviation = self._levels(t, z)
         x = mean + deviation * z
         y = self.frame.turn(self.model(self.frame.unturn(x, self.shape), t))
-        a, b = (float(c) for c in row(self.model.prediction, process, at))
+        a, b = row_at(self.model.prediction, process, at)
         spread2, rho = self.frame.spread**2, sigma / alpha
         front = slope / (spread2 + rho**2) ** 1.5
         inner = front / (alpha * b - sigma * a)  # Cramer's rule for the row (−ρ, s²) of the table

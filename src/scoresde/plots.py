@@ -30,7 +30,7 @@ def images(rows: Mapping[str, Tensor], path: Path | str, low: float = -1.0, high
     axes = figure.subplots(len(rows), shown, squeeze=False)
     for line, (name, x) in zip(axes, rows.items()):
         for axis, image in zip(line, x.detach().cpu()):
-            axis.imshow(image, cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
+            axis.imshow(image.numpy(), cmap="gray_r", vmin=low, vmax=high, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
             for side in axis.spines.values():
@@ -48,7 +48,7 @@ def losses(curves: Mapping[str, Sequence[float]], path: Path | str, smooth: int 
     for color, style, (name, values) in zip(COLORS, STYLES, curves.items()):
         series = torch.tensor(list(values), dtype=torch.float64)
         window = min(smooth, len(series))
-        mean = series.unfold(0, window, 1).mean(1)
+        mean = series.unfold(0, window, 1).mean(1).numpy()
         axis.plot(range(window, len(series) + 1), mean, label=name, color=color, linestyle=style, linewidth=1.8)
     axis.set(xlabel="training step", ylabel=f"{ylabel} (mean of {smooth} steps)", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")

@@ -9,6 +9,7 @@ Never by way of x₀, which loses digits at both ends of time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,17 @@ def row(prediction: Prediction, process: Process, t: Tensor) -> tuple[Any, Any]:
     return PREDICTIONS[_checks.choice("prediction", prediction, PREDICTIONS)](process, t)
 
 
+def row_at(prediction: Prediction, process: Process, t: float) -> tuple[float, float]:
+    """`row` at a number, in numbers."""
+
+    def compute() -> tuple[float, float]:
+        a, b = row(prediction, process, torch.tensor(t, dtype=torch.float64))
+        return float(a), float(b)
+
+    known = PREDICTIONS.get(prediction) if isinstance(prediction, str) else None
+    return process.remember(known, t, compute) if known else compute()
+
+
 def limit(t: float | Tensor) -> Tensor:
     """t as float64, with 0 replaced by a time so small that every row takes its limit there."""
     if isinstance(t, Tensor):
@@ -71,18 +83,29 @@ def solve_rows(x: tuple[Tensor, Tensor], y: tuple[Any, Any], target: tuple[Any, 
     return torch.where(same, 0.0, u), torch.where(same, q / unit, w)
 
 
+def _solve_numbers(x: tuple[float, float], y: tuple[float, float], target: tuple[float, float]) -> tuple[float, float]:
+    """`solve_rows` in numbers."""
+    (alpha, sigma), (a, b), (p, q) = x, y, target
+    determinant, cross = alpha * b - sigma * a, p * b - q * a
+    if determinant == 0:
+        return (0.0, q / b) if cross == 0 and b else (math.inf, math.inf)
+    return cross / determinant, (alpha * q - sigma * p) / determinant
+
+
 def weights(process: Process, t: float | Tensor, source: Prediction, target: Prediction | tuple[Any, Any]):
     """(u, w) with y' = u x + w y: numbers where t is a number, else float64 tensors of t's shape.
 
     `target` is a prediction, or a row of numbers. Raises ValueError where t leaves it undetermined.
     """
-    at = limit(t)
-    goal = target if isinstance(target, tuple) else row(target, process, at)
-    pair = solve_rows((process.alpha(at), process.sigma(at)), row(source, process, at), goal)
     if isinstance(t, Tensor):
+        at = limit(t)
+        goal = target if isinstance(target, tuple) else row(target, process, at)
+        pair = solve_rows((process.alpha(at), process.sigma(at)), row(source, process, at), goal)
         pair = tuple(torch.as_tensor(c, dtype=at.dtype, device=at.device).expand_as(at) for c in pair)
     else:
-        pair = tuple(c if isinstance(c, Tensor) and c.requires_grad else float(c) for c in pair)
+        at = max(t, TINY)
+        goal = target if isinstance(target, tuple) else row_at(target, process, at)
+        pair = _solve_numbers((process.at("alpha", at), process.at("sigma", at)), row_at(source, process, at), goal)
     _check_weights(pair, process, t, source, target)
     return pair
 

@@ -284,7 +284,8 @@ class _TorchSDE:
         t, slope = self.time(float(u))
         if self.last is None or self.last[0] != t or self.last[1] is not y:
             self.at = t
-            self.last = (t, y, slope * self.dynamics.drift(t, y.reshape(self.shape)).reshape(y.shape))
+            drift = self.dynamics.scaled_drift(slope, t, y.reshape(self.shape))
+            self.last = (t, y, drift.reshape(y.shape))
         return self.last[2]
 
     def _g(self, u: Tensor, y: Tensor) -> Tensor:
@@ -333,7 +334,8 @@ class _Increments(torchsde.BaseBrownian):
 
     def __call__(self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False) -> Any:
         h = float(tb) - float(ta)
-        increment = self._noise(self._shape).mul(math.sqrt(h))
+        increment = self._noise(self._shape)
+        increment = increment if h == 1.0 else math.sqrt(h) * increment
         if return_A:
             return increment, None  # additive and diagonal noise have no use for the area
         if return_U:

@@ -122,6 +122,24 @@ class Process(ABC):
         """log(α²/σ²); ∞ where σ = 0 and −∞ where α = 0."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
+    def at(self, coefficient: str, t: float) -> float:
+        """A coefficient at a number, as a number."""
+        return self.remember(coefficient, t, lambda: float(getattr(self, coefficient)(t)))
+
+    def remember(self, key: Any, t: float, compute: Callable[[], Any]) -> Any:
+        """compute(), or what it was for this key and time before, where this process cannot have changed.
+
+        The built-in processes are frozen, and samplers ask for the same few times again and again.
+        """
+        if not type(self).__module__.startswith("scoresde.process."):
+            return compute()
+        known = self.__dict__.setdefault("_known", {})
+        if (key, t) not in known:
+            if len(known) > 50_000:
+                known.clear()
+            known[key, t] = compute()
+        return known[key, t]
+
     def time(self, logsnr: Any) -> Tensor:
         """The t at which log(α²/σ²) is `logsnr`: the inverse of `logsnr`, to rounding.
 

@@ -53,7 +53,7 @@ class Sampler(ABC):
         four times the next σ/α if that is less, since explicit steps of an SDE must not cross more at once.
         """
         process = model.process
-        if float(process.alpha(times[0])) == 0.0 and (self.stochastic or not _determined(model, self.needs)):
+        if process.at("alpha", float(times[0])) == 0.0 and (self.stochastic or not _determined(model, self.needs)):
             reach = min(1 / NEGLIGIBLE, 4 * ratio(process, float(times[1]))) if self.stochastic else 1 / NEGLIGIBLE
             times = times.clone()
             first = float(process.time(-2 * math.log(reach or 1 / NEGLIGIBLE)))
@@ -102,7 +102,7 @@ def to_data(model: Model, x: Tensor, t: float) -> Tensor:
 
 def from_data(model: Model, x: Tensor, t: float) -> Tensor:
     """The way back: carry noiseless data x along the flow to a small time t; one call."""
-    s, alpha, sigma = data_scale(model), float(model.process.alpha(t)), float(model.process.sigma(t))
+    s, alpha, sigma = data_scale(model), model.process.at("alpha", t), model.process.at("sigma", t)
     rho = sigma / alpha
     h = math.hypot(s, rho)
     return alpha * x + sigma * h * h / (s * (s + h)) * model.estimate(0.0, 1.0, alpha * x, t)

@@ -17,8 +17,8 @@ from scoresde.samplers.base import Draw, Sampler
 
 def bridge(process: Process, t: float, s: float) -> tuple[float, float, float]:
     """σ²_{t|s}/σ_t² = 1 − ρ_s²/ρ_t², α_s and σ_s, without cancellation (docs/theory, eq. 14)."""
-    gap = -math.expm1(float(process.logsnr(t)) - float(process.logsnr(s)))
-    return gap, float(process.alpha(s)), float(process.sigma(s))
+    gap = -math.expm1(process.at("logsnr", t) - process.at("logsnr", s))
+    return gap, process.at("alpha", s), process.at("sigma", s)
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class DDIM(Sampler):
         return self.eta > 0
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        alpha, sigma = float(model.process.alpha(s)), float(model.process.sigma(s))
+        alpha, sigma = model.process.at("alpha", s), model.process.at("sigma", s)
         if (
-            float(model.process.sigma(t)) == 0.0
+            model.process.at("sigma", t) == 0.0
         ):  # leaving the data (in encode): the noise is asked at s, where it has a meaning
             return alpha * x + sigma * model.estimate(0.0, 1.0, alpha * x, s), None
         if self.eta == 0.0:
@@ -83,5 +83,5 @@ class DDPM(Sampler):
         mean = model.estimate(alpha, sigma * math.sqrt(1 - gap), x, t)
         if sigma == 0.0:
             return mean, None
-        deviation = math.sqrt(gap) * (sigma if self.variance == "posterior" else float(model.process.sigma(t)))
+        deviation = math.sqrt(gap) * (sigma if self.variance == "posterior" else model.process.at("sigma", t))
         return mean + deviation * randn(x.shape), None

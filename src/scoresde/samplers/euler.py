@@ -26,9 +26,9 @@ class Euler(Sampler):
     needs = "velocity"
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        if float(model.process.sigma(t)) == 0.0:
+        if model.process.at("sigma", t) == 0.0:
             return from_data(model, x, s), None
-        return x + (s - t) * Reverse(model, 0.0).drift(t, x), None
+        return x + Reverse(model, 0.0).scaled_drift(s - t, t, x), None
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Heun(Sampler):
     needs = "velocity"
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        if float(model.process.sigma(t)) == 0.0:
+        if model.process.at("sigma", t) == 0.0:
             return from_data(model, x, s), None
-        if s == 0.0 and float(model.process.sigma(0.0)) == 0.0:
+        if s == 0.0 and model.process.at("sigma", 0.0) == 0.0:
             return to_data(model, x, t), None
         flow = Reverse(model, 0.0)
         slope = flow.drift(t, x)
@@ -75,8 +75,8 @@ class EulerMaruyama(Sampler):
         _checks.number("eta", self.eta, 0.0)
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        if s == 0.0 and float(model.process.sigma(0.0)) == 0.0:
+        if s == 0.0 and model.process.at("sigma", 0.0) == 0.0:
             return to_data(model, x, t), None
         equation = Reverse(model, self.eta)
         noise = math.sqrt(t - s) * equation.diffusion(t, x) * randn(x.shape)
-        return x + (s - t) * equation.drift(t, x) + noise, None
+        return x + equation.scaled_drift(s - t, t, x) + noise, None

@@ -44,10 +44,10 @@ class AnnealedLangevin(Sampler):
         return self.begin(model, grids.logsnr(model.process, steps))
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        alpha, sigma = float(model.process.alpha(s)), float(model.process.sigma(s))
+        alpha, sigma = model.process.at("alpha", s), model.process.at("sigma", s)
         if sigma == 0.0:
             return to_data(model, x, t), None
-        x = x * (alpha / float(model.process.alpha(t)))
+        x = x * (alpha / model.process.at("alpha", t))
         for _ in range(self.inner):
             drift = model.estimate(0.0, -0.5 * self.step_size * sigma, x, s)
             x = x + drift + math.sqrt(self.step_size) * sigma * randn(x.shape)
@@ -79,7 +79,7 @@ class LangevinCorrector(Sampler):
         _checks.count("inner", self.inner, 0)
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
-        sigma = float(model.process.sigma(s))
+        sigma = model.process.at("sigma", s)
         size = 2 * (self.snr * sigma) ** 2
         for _ in range(self.inner if sigma else 0):
             x = x + model.estimate(0.0, -size / sigma, x, s) + math.sqrt(2 * size) * randn(x.shape)

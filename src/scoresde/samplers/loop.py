@@ -103,7 +103,7 @@ def _walk(
     count = Count()
     counted, states = model.wrap(count), [x]
     if x.numel():
-        short = float(model.process.sigma(0.0)) > 0.0
+        short = model.process.at("sigma", 0.0) > 0.0
         bar = tqdm(total=len(times) - 1, desc=type(sampler).__name__, unit="step", disable=not progress)
         with bar, torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
             first = from_data(counted, x, 0.0) if short and times[0] == 0.0 else x
