@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class Forward(Dynamics):
         _checks.kind("process", self.process, Process, "VP()")
 
     def drift(self, t: float, x: Tensor) -> Tensor:
-        return self.scaled_drift(1.0, t, x)
+        return Forward.scaled_drift(self, 1.0, t, x)
 
     def scaled_drift(self, scale: float, t: float, x: Tensor) -> Tensor:
         return scale * self.process.at("drift", t) * x
@@ -104,7 +104,7 @@ class Reverse(Dynamics):
         return "additive" if self.eta > 0 else "none"
 
     def drift(self, t: float, x: Tensor) -> Tensor:
-        return self.scaled_drift(1.0, t, x)
+        return Reverse.scaled_drift(self, 1.0, t, x)
 
     def scaled_drift(self, scale: float, t: float, x: Tensor) -> Tensor:
         process = self.model.process

@@ -165,6 +165,18 @@ class Count:
         return model(x, t, **cond)
 
 
+def is_conditioned(model: Model) -> bool:
+    """Whether conditions that may belong to single samples were filled in by `given`."""
+    net = model.net
+    while isinstance(net, _Wrapped):
+        if isinstance(net.function, _Given) and any(
+            isinstance(c, Tensor) and c.ndim for c in net.function.cond.values()
+        ):
+            return True
+        net = net.model.net
+    return False
+
+
 class _Given:
     def __init__(self, cond: dict[str, Any]) -> None:
         self.cond = cond

@@ -133,7 +133,7 @@ class Process(ABC):
         """
         if not type(self).__module__.startswith("scoresde.process."):
             return compute()
-        known = self.__dict__.setdefault("_known", {})
+        known: dict[Any, Any] = vars(self).setdefault("_known", {})  # pyright: ignore[reportAttributeAccessIssue]
         if (key, t) not in known:
             if len(known) > 50_000:
                 known.clear()
