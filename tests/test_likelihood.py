@@ -202,6 +202,16 @@ def test_gradient_in_x_is_the_score():
     assert torch.allclose(grad, score, atol=1e-8)
 
 
+def test_a_network_without_forward_derivatives_is_named():
+    class Opaque(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+    with pytest.raises(ValueError, match="net cannot be differentiated forwards"):
+        log_prob(Model(lambda x, t: Opaque.apply(x), VP()), torch.zeros(2, 2))
+
+
 def test_empty_batch():
     assert log_prob(mixture().model(VP()), torch.zeros(0, 2)).value.shape == (0,)
 

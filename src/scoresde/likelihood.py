@@ -196,7 +196,13 @@ def divergence_of(field: Callable[[Tensor], Tensor], z: Tensor, vectors: Tensor 
 
     value, traces = z, []
     for piece in vectors.split(max(1, ROWS // z.shape[0])):
-        value, pushed = torch.vmap(push, out_dims=(None, 0), randomness="same")(piece.contiguous())  # pyright: ignore
+        try:
+            value, pushed = torch.vmap(push, out_dims=(None, 0), randomness="same")(piece.contiguous())  # pyright: ignore
+        except RuntimeError as error:
+            raise ValueError(
+                f"net cannot be differentiated forwards ({str(error).splitlines()[0][:120]}); call net.eval(), "
+                "or give its own autograd functions a jvp and generate_vmap_rule"
+            ) from error
         traces.append((pushed * piece).sum(-1))
     products = torch.cat(traces).mT
     return value, products.sum(1, keepdim=True) if exact else products
