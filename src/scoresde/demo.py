@@ -29,7 +29,7 @@ MODELS = (
     # process        prediction    bits/dim on held-out digits, with STEPS = 4000
     (VP(),            "v"),  #        2.31
     (SubVP(),         "v"),  #        2.31
-    (VE(),            "noise"),  #    2.37
+    (VE(),            "noise"),  #    2.36
     (RectifiedFlow(), "velocity"),  # 2.26
 )  # fmt: skip
 
