@@ -306,3 +306,17 @@ def test_the_corrector_leaves_its_level_invariant():
         target.model(process), x, 0.2, 0.2, None, lambda s: torch.randn(tuple(s), generator=generator).double()
     )
     assert worst(deviations(x, target.marginal(process, 0.2))) < LIMIT + 1.0  # its step's bias, 0.01 σ²/variance
+
+
+def test_ddims_dial_scales_the_deviation():
+    model, x, ones = (
+        mixture().model(VP()),
+        torch.zeros(3, 2, dtype=torch.float64),
+        torch.ones(3, 2, dtype=torch.float64),
+    )
+
+    def noise(eta):
+        drawn, none = (DDIM(eta).step(model, x, 0.6, 0.4, None, lambda s, k=k: k * ones)[0] for k in (1.0, 0.0))
+        return drawn - none
+
+    assert torch.allclose(noise(0.5), 0.5 * noise(1.0), rtol=1e-12)
