@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,17 +16,16 @@ from scoresde.model import Model, is_covariance
 from scoresde.prediction import weights
 from scoresde.process.base import NEGLIGIBLE
 from scoresde.samplers import grids
-
-Draw = Callable[[Sequence[int]], Tensor]
-"""shape -> standard normal numbers of that shape."""
+from scoresde.samplers.noise import Draw, Noise, increments
 
 
 class Sampler(ABC):
     """A rule that carries a state from time t to time s. Frozen hyper-parameters, no state of its own.
 
-    A subclass writes `step`. It declares `stochastic`: whether it draws noise (independent increments,
-    one draw of the state's shape at a time), and so cannot be run backwards by `encode`; and `needs`: the
-    prediction that its first step asks of the model.
+    A subclass writes `step`. It declares `stochastic`: whether it draws noise, and so cannot be run backwards by
+    `encode`; `needs`: the prediction that its first step asks of the model; and `noise`: where the numbers come
+    from that `step` draws. "independent": increments independent of all others, as often as it likes. "path":
+    the increments of one Brownian path a sample, one draw a step, so that a finer grid follows the same path.
 
     Example:
         >>> from dataclasses import dataclass
@@ -39,6 +38,7 @@ class Sampler(ABC):
 
     stochastic: bool = False
     needs: str = "x0"
+    noise: Noise = "independent"
 
     def grid(self, model: Model, steps: int) -> Tensor:
         """The times this sampler steps through if it is given no grid: `grids.graded` for the model's data."""
@@ -66,9 +66,9 @@ class Sampler(ABC):
 
     def run(self, model: Model, x: Tensor, times: Sequence[float], randn: Draw) -> Iterator[Tensor]:
         """The states at times[1:], one after the other."""
-        memory = None
+        memory, draw = None, increments(self.noise, model.process, randn)
         for t, s in pairwise(times):
-            x, memory = self.step(model, x, t, s, memory, randn)
+            x, memory = self.step(model, x, t, s, memory, draw(t, s))
             yield x
 
 

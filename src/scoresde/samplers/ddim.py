@@ -13,6 +13,7 @@ from scoresde.model import Model
 from scoresde.process import Discrete, Process
 from scoresde.samplers import grids
 from scoresde.samplers.base import Draw, Sampler
+from scoresde.samplers.noise import NOISES, Noise
 
 
 def bridge(process: Process, t: float, s: float) -> tuple[float, float, float]:
@@ -62,16 +63,21 @@ class DDPM(Sampler):
     mean α_s x̂₀ + σ_s (ρ_s/ρ_t) ε̂;   variance σ_s² (1 − ρ_s²/ρ_t²) ("posterior", the lower choice of DDPM)
     or σ_t² − (α_t/α_s)² σ_s² ("beta", the upper one: β_t on the chain's own steps). No noise at s = 0.
 
+    Args:
+        variance: "posterior" or "beta". noise: "independent" increments, or those of one Brownian "path" a sample.
+
     On a `Discrete` process the grid is `steps` of the chain's own times (`grids.trailing`).
 
     Reference: Ho et al. (2020), arXiv 2006.11239, eq. 6-7 and algorithm 2.
     """
 
     variance: Literal["posterior", "beta"] = "posterior"
+    noise: Noise = "independent"
     stochastic = True
 
     def __post_init__(self) -> None:
         _checks.choice("variance", self.variance, ("posterior", "beta"))
+        _checks.choice("noise", self.noise, NOISES)
 
     def grid(self, model: Model, steps: int) -> Tensor:
         if isinstance(model.process, Discrete) and steps <= model.process.steps:

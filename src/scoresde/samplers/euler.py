@@ -12,6 +12,7 @@ from scoresde import _checks
 from scoresde.dynamics import Reverse
 from scoresde.model import Model
 from scoresde.samplers.base import Draw, Sampler, from_data, to_data
+from scoresde.samplers.noise import NOISES, Noise
 
 
 @dataclass(frozen=True)
@@ -56,23 +57,26 @@ class Heun(Sampler):
 
 @dataclass(frozen=True)
 class EulerMaruyama(Sampler):
-    """The reverse SDE by Euler's method in t, with independent increments: weak order 1, one call a step.
+    """The reverse SDE by Euler's method in t: weak order 1 (strong order 1 along a path), one call a step.
 
     x_s = x_t + (s − t) [f x − (1 + η²)/2 g² ∇log p_t] + η g √(t − s) ξ
 
     A step to s = 0 is `to_data`'s, without noise, whose law is right to a higher order.
 
     Args:
-        eta: the dial, 0 or more; 1 is Anderson's reverse SDE.
+        eta: the dial, 0 or more; 1 is Anderson's reverse SDE. noise: "independent" increments, or those of one
+            Brownian "path" a sample.
 
     Reference: Song et al. (2021), arXiv 2011.13456, sec. 4.1; Anderson (1982).
     """
 
     eta: float = 1.0
+    noise: Noise = "independent"
     stochastic = True
 
     def __post_init__(self) -> None:
         _checks.number("eta", self.eta, 0.0)
+        _checks.choice("noise", self.noise, NOISES)
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
         if s == 0.0 and model.process.at("sigma", 0.0) == 0.0:

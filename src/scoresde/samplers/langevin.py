@@ -90,7 +90,7 @@ class LangevinCorrector(Sampler):
 class PredictorCorrector(Sampler):
     """After every step of a predictor, a corrector at the time it arrived at.
 
-    With a corrector of no steps it is its predictor.
+    With a corrector of no steps it is its predictor. Several draws a step: noise is independent.
 
     Reference: Song et al. (2021), arXiv 2011.13456, algorithm 1 and sec. 4.2.
     """
@@ -103,6 +103,8 @@ class PredictorCorrector(Sampler):
         for name in ("predictor", "corrector"):
             if not isinstance(getattr(self, name), Sampler):
                 raise TypeError(f"{name} must be a Sampler, got {getattr(self, name)!r}")
+        if self.predictor.noise == "path":
+            raise ValueError("predictor must draw independent noise, for the corrector draws too, got noise='path'")
 
     def grid(self, model: Model, steps: int) -> Tensor:
         return self.begin(model, self.predictor.grid(model, steps))

@@ -12,9 +12,10 @@ from tqdm import tqdm
 from scoresde import _checks
 from scoresde.flow import Flow
 from scoresde.model import Count, Model
-from scoresde.process.base import Process, randn
+from scoresde.process.base import Process
 from scoresde.samplers.adams import Adams
 from scoresde.samplers.base import Draw, Sampler, from_data, to_data
+from scoresde.samplers.noise import Source
 
 DEFAULT = Adams()
 
@@ -39,8 +40,8 @@ def sample(
         grid: a function of `grids`, or times that decrease within [0, t_max]; the sampler's own if None.
         x: (B, *), the state to start from, instead of drawing one from the prior: normal, with the mean and
             covariance that the model's `moments` have at the first time.
-        generator: the source of noise. seeds: B whole numbers, one generator for each sample: sample i is then
-            the same in any batch, order or split. The global generator is used if neither is given.
+        generator: the source of noise. seeds: B whole numbers, one for each sample: sample i is then the same in
+            any batch, order or split. The global generator is used if neither is given.
         trajectory: return the states at all times, (steps + 1, B, *).
         progress: show a bar, with the calls of the network so far.
     Returns:
@@ -158,33 +159,8 @@ def _start(
     else:
         like = model.like()
         shape = _checks.shape("shape", shape)
-    draw = _draw(like, shape[0], generator, seeds)
+    draw = Source(like, shape[0], generator, seeds)
     if x is None:
         flow = Flow.of(model, like.new_empty(1, *shape[1:]))
         x = flow.back(flow.frame.turn(draw(shape)), t)
     return x, draw
-
-
-def _draw(like: Tensor, batch: int, generator: torch.Generator | None, seeds: Any) -> Draw:
-    device, dtype = like.device, like.dtype
-    _checks.device_of(generator)
-    if seeds is None:
-        return lambda shape: randn(shape, generator, device, dtype)
-    if generator is not None:
-        raise ValueError("give generator or seeds, not both")
-    try:
-        seeds = [_checks.count("seeds", s, -(2**63)) for s in seeds]
-    except TypeError as error:
-        raise TypeError(f"seeds must be {batch} whole numbers, got {seeds!r}; write seeds=range({batch})") from error
-    if len(seeds) != batch:
-        raise ValueError(f"seeds must hold one whole number for each of {batch} samples, got {len(seeds)}")
-    generators = [torch.Generator().manual_seed(s) for s in seeds]
-
-    def draw(shape: Sequence[int]) -> Tensor:
-        if shape[0] != batch:
-            raise ValueError(f"with seeds, noise is drawn for the whole batch of {batch}, not for {shape[0]}")
-        if not batch:
-            return like.new_empty(tuple(shape))
-        return torch.stack([torch.randn(tuple(shape[1:]), generator=g, dtype=dtype) for g in generators]).to(device)
-
-    return draw

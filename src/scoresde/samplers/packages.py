@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, pairwise
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,8 @@ from scoresde import _checks
 from scoresde.dynamics import Reverse
 from scoresde.model import Model
 from scoresde.samplers.base import Draw, Sampler, from_data, to_data
-from scoresde.solve import ADAPTIVE, FIXED, ITO, STRATONOVICH, solve
+from scoresde.samplers.noise import NOISES, Noise, increments
+from scoresde.solve import ADAPTIVE, FIXED, ITO, LEVY, STRATONOVICH, solve
 
 
 class _Solved(Sampler):
@@ -87,28 +89,34 @@ class ODE(_Solved):
 
 @dataclass(frozen=True)
 class SDE(_Solved):
-    """The reverse SDE by one of torchsde's methods, stepping through the grid, with independent increments.
+    """The reverse SDE by one of torchsde's methods, stepping through the grid.
 
     The last stretch, t_min to 0, is `to_data`'s.
 
     Args:
         method: "euler", "milstein", "srk", "heun", "midpoint", "euler_heun", "log_ode", "reversible_heun".
-        eta: the dial, above 0; 1 is Anderson's reverse SDE.
+        eta: the dial, above 0; 1 is Anderson's reverse SDE. noise: "independent" increments, or those of one
+            Brownian "path" a sample (not for "srk" and "log_ode", which draw areas too).
 
     Reference: Song et al. (2021), arXiv 2011.13456, eq. 6; Li et al. (2020), 2001.01328 (torchsde).
     """
 
     method: str = "euler"
     eta: float = 1.0
+    noise: Noise = "independent"
     stochastic = True
 
     def __post_init__(self) -> None:
         _checks.choice("method", self.method, dict.fromkeys(ITO + STRATONOVICH))
         _checks.positive("eta", self.eta)
+        _checks.choice("noise", self.noise, NOISES)
+        if self.noise == "path" and self.method in LEVY:
+            raise ValueError(f"noise must be 'independent' for {self.method!r}, which draws areas too, got 'path'")
 
     def solved(self, model: Model, x: Tensor, times: list[float], randn: Draw) -> Tensor:
+        draw, spans = increments(self.noise, model.process, randn), cycle(pairwise(times))  # one draw a step, in order
         path = solve(
             Reverse(model, self.eta), x, times[0], times[-1], self.method, grid=times, trajectory=True,
-            noise=lambda shape: randn((x.shape[0], *x.shape[1:])).reshape(shape),
+            noise=lambda shape: draw(*next(spans))(x.shape).reshape(shape),
         )  # fmt: skip
         return path[1:]
