@@ -4,12 +4,32 @@ from scoresde.samplers import grids
 from scoresde.samplers.adams import Adams
 from scoresde.samplers.base import Sampler
 from scoresde.samplers.ddim import DDIM, DDPM
+from scoresde.samplers.dpm import DEIS, DPMSolver, DPMSolverPP, SASolver
 from scoresde.samplers.euler import Euler, EulerMaruyama, Heun
+from scoresde.samplers.exponential import Exponential
 from scoresde.samplers.langevin import AnnealedLangevin, LangevinCorrector, PredictorCorrector
 from scoresde.samplers.loop import encode, sample
 from scoresde.samplers.packages import ODE, SDE
 
 __all__ = [
-    "DDIM", "DDPM", "ODE", "SDE", "Adams", "AnnealedLangevin", "Euler", "EulerMaruyama", "Heun",
-    "LangevinCorrector", "PredictorCorrector", "Sampler", "encode", "grids", "sample",
+    "DDIM",
+    "DDPM",
+    "DEIS",
+    "ODE",
+    "SDE",
+    "Adams",
+    "AnnealedLangevin",
+    "DPMSolver",
+    "DPMSolverPP",
+    "Euler",
+    "EulerMaruyama",
+    "Exponential",
+    "Heun",
+    "LangevinCorrector",
+    "PredictorCorrector",
+    "SASolver",
+    "Sampler",
+    "encode",
+    "grids",
+    "sample",
 ]  # fmt: skip
