@@ -109,7 +109,7 @@ class BrownianPath:
     leaf W is the straight line plus the bridge's deviation times the leaf's normal. So W is a function of the
     labels' normals alone, whatever is asked and in what order; and the joint law of its values at any times, no
     two of them in one leaf, is exactly Brownian (docs/theory, eq. 23). The intervals around the last u are kept:
-    going on by Δ costs about log₂(Δ/LEAF) normals.
+    going on by Δ costs about log₂(Δ/LEAF) + 3 normals.
 
     Args:
         normal: label -> standard normal numbers of the state's shape, always the same for a label.
