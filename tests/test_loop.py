@@ -24,6 +24,7 @@ from scoresde.samplers import (
     ODE,
     SDE,
     Adams,
+    Adaptive,
     AnnealedLangevin,
     Euler,
     EulerMaruyama,
@@ -33,10 +34,10 @@ from scoresde.samplers import (
 )  # fmt: skip
 from tests.problems import MAIN, PROCESSES, gaussian, mixture, name
 
-DETERMINISTIC = [Adams(), Adams(order=2), DDIM(), Euler(), Heun(), ODE(), ODE("rk4")]
+DETERMINISTIC = [Adams(), Adaptive(), Adams(order=2), DDIM(), Euler(), Heun(), ODE(), ODE("rk4")]
 STOCHASTIC = [
     DDIM(eta=0.7), DDPM(), DDPM(variance="beta"), EulerMaruyama(), EulerMaruyama(eta=0.5), SDE(), SDE("srk", eta=0.5),
-    AnnealedLangevin(inner=10), PredictorCorrector(),
+    AnnealedLangevin(inner=10), PredictorCorrector(), DDPM(noise="path"),
 ]  # fmt: skip
 GRIDS = [grids.uniform, grids.quadratic, grids.logsnr, grids.karras, grids.trailing, grids.leading, grids.graded]
 

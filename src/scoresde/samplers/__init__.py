@@ -2,6 +2,7 @@
 
 from scoresde.samplers import grids
 from scoresde.samplers.adams import Adams
+from scoresde.samplers.adaptive import Adaptive, Unfinished
 from scoresde.samplers.base import Sampler
 from scoresde.samplers.ddim import DDIM, DDPM
 from scoresde.samplers.dpm import DEIS, DPMSolver, DPMSolverPP, SASolver
@@ -10,6 +11,8 @@ from scoresde.samplers.exponential import Exponential
 from scoresde.samplers.langevin import AnnealedLangevin, LangevinCorrector, PredictorCorrector
 from scoresde.samplers.loop import encode, sample
 from scoresde.samplers.packages import ODE, SDE
+from scoresde.samplers.pndm import IPNDM, PNDM
+from scoresde.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
@@ -29,6 +32,7 @@ __all__ = [
     "PredictorCorrector",
     "SASolver",
     "Sampler",
+    "UniPC",
     "encode",
     "grids",
     "sample",

@@ -58,6 +58,9 @@ TINIEST = 1e-12
 
 NOISE_END = math.pi / 2
 
+REACH = 0.5
+"""The ratio σ/α at θ = π/4, in standard deviations of the data: mixtures part below one."""
+
 
 class Unfinished(UserWarning):
     """Some samples used up their budget of network calls before they arrived."""
@@ -86,7 +89,7 @@ class Track:
 class Adaptive(Sampler):
     """The probability-flow ODE by an embedded Runge–Kutta pair, with error control and a step for each sample.
 
-        dz/dθ = cos θ ε − sin θ (x₀ − m)/s,   z = cos θ (x/α − m)/s,   tan θ = σ/(α s)
+        dz/dθ = ρ'(θ) (s² ε − ρ (x₀ − m))/h³,   z = (x/α − m)/h,   h² = s² + ρ²,   ρ = σ/α = ½ s tan θ
 
     from θ = π/2 (noise) to 0 (data): zero at both ends, and everywhere for Gaussian data whose moments the model
     knows. A sample's step goes by its own errors (a PI controller), and it leaves the batch when it arrives, so that
@@ -122,8 +125,8 @@ class Adaptive(Sampler):
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Track]:
         flow = Flow.of(model, x)
+        field, z = _Field(flow, len(x)), flow.into(x, t)
         start, end, least = (math.atan(ratio(model.process, u) / flow.frame.scale) for u in (t, s, model.process.t_min))
-        z, field = flow.into(x, t), _Field(flow, len(x))
         track = memory or _begin(z, start, (self.rtol + self.atol) ** (1 / self.order))
         if start == 0.0:  # z is even in θ: away from the data by half of the slope a little further on
             near = min(end, least)
@@ -135,7 +138,7 @@ class Adaptive(Sampler):
         while len(index := self._going(track, goal)):
             z, track = self._attempt(field, z, track, goal, index)
         track = replace(track, spent=track.spent | (track.angle != goal))
-        self._tell(track, track.spent & ~before, flow.frame.scale)
+        self._tell(track, track.spent & ~before, field.reach)
         rest = (end - track.angle) * (0.5 if end in (0.0, NOISE_END) else 1.0)  # the slope falls to 0 at the ends
         z, arrived = z + _column(rest, z) * track.slope, _column(rest == 0.0, z)
         track = replace(track, angle=torch.full_like(rest, end), slope=arrived * track.slope)
@@ -164,7 +167,7 @@ class Adaptive(Sampler):
         kept = error <= 1
         grown = SAFETY * torch.where(kept, error**-0.7 * track.error[index] ** 0.4, 1 / error) ** (1 / self.order)
         proposed = h.abs() * grown.nan_to_num(LEAST).clamp(LEAST, MOST)
-        _check_moving(field.flow, proposed, angle, index)
+        _check_moving(field.reach, proposed, angle, index)
         proposed = torch.where(kept & last, torch.maximum(proposed, size), proposed)
         mine = index[kept]
         z = z.index_put((mine.to(z.device),), there[kept])
@@ -178,13 +181,13 @@ class Adaptive(Sampler):
             rejected=track.rejected.index_add(0, index, (~kept).long()),
         )
 
-    def _tell(self, track: Track, spent: Tensor, scale: float) -> None:
+    def _tell(self, track: Track, spent: Tensor, reach: float) -> None:
         if bool(spent.any()):
-            far = scale * track.angle[spent].tan()
+            far = reach * track.angle[spent].tan()
             warnings.warn(
-                f"{int(spent.sum())} of {len(spent)} samples used up their budget of {self.budget} calls at sigma/alpha "
-                f"from {float(far.min()):.3g} to {float(far.max()):.3g} and were carried on in one step: samples "
-                f"{spent.nonzero()[:8, 0].tolist()}; raise budget, or loosen rtol and atol",
+                f"{int(spent.sum())} of {len(spent)} samples used up their budget of {self.budget} calls at "
+                f"sigma/alpha from {float(far.min()):.3g} to {float(far.max()):.3g} and were carried on in one step "
+                f"(samples {str(spent.nonzero()[:8, 0].tolist())[1:-1]}); raise budget, or loosen rtol and atol",
                 Unfinished,
                 stacklevel=2,
             )
@@ -194,7 +197,7 @@ class _Field:
     """dz/dθ of samples at angles of their own."""
 
     def __init__(self, flow: Flow, batch: int) -> None:
-        self.flow, self.batch = flow, batch
+        self.flow, self.batch, self.reach = flow, batch, REACH * flow.frame.scale
         self.whole = is_conditioned(flow.model)  # conditions of single samples hold for the whole batch only
 
     def measure(self, z: Tensor, track: Track) -> Track:
@@ -204,18 +207,18 @@ class _Field:
         return replace(track, slope=self(z, track.angle, torch.arange(self.batch), track))
 
     def __call__(self, z: Tensor, angle: Tensor, index: Tensor, track: Track) -> Tensor:
-        """dz/dθ: (A, D) at z: (A, D) and angle: (A,) of the samples in index: (A,); zero at both ends, without a call."""
+        """dz/dθ: (A, D) at z: (A, D) and angle: (A,) of the samples in index: (A,); 0 at both ends, without a call."""
         inside = (angle > 0.0) & (angle < NOISE_END)
         if not bool(inside.any()):
             return torch.zeros_like(z)
         model, frame = self.flow.model, self.flow.frame
-        rho = frame.scale * angle.where(inside, torch.ones_like(angle)).tan()
+        rho = self.reach * angle.where(inside, torch.ones_like(angle)).tan()
         t = limit(model.process.time(-2 * rho.log()))
         alpha, sigma = model.process.alpha(t), model.process.sigma(t)
         pair = (torch.as_tensor(c, dtype=t.dtype).expand_as(t) for c in row(model.prediction, model.process, t))
         rho, alpha_, sigma_, a, b = (c[:, None].to(z.device) for c in (rho, alpha, sigma, *pair))
         variance = torch.as_tensor(frame.spread, dtype=torch.float64, device=z.device) ** 2
-        front = (frame.scale**2 + rho**2) / frame.scale / (variance + rho**2) ** 1.5
+        front = (self.reach**2 + rho**2) / self.reach / (variance + rho**2) ** 1.5
         u, w = solve_rows((alpha_, sigma_), (a, b), (-rho * front, variance * front))
         x = (alpha_ * frame.mean).to(z.dtype) + (alpha_**2 * variance + sigma_**2).sqrt().to(z.dtype) * z
         y = frame.turn(self._ask(frame.unturn(x, self.flow.shape), t.to(x), index))
@@ -246,10 +249,10 @@ def _mix(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
     return sum(w * k for w, k in zip(weights, slopes) if w)  # pyright: ignore[reportReturnType]
 
 
-def _check_moving(flow: Flow, size: Tensor, angle: Tensor, index: Tensor) -> None:
+def _check_moving(reach: float, size: Tensor, angle: Tensor, index: Tensor) -> None:
     if bool((size < TINIEST).any()):
         k = int(size.argmin())
         raise ValueError(
-            f"Adaptive cannot proceed at sigma/alpha = {flow.frame.scale * math.tan(float(angle[k])):.4g}: the step of "
-            f"sample {int(index[k])} has become too small. Look at what the network returns there, or loosen rtol and atol"
+            f"Adaptive cannot proceed at sigma/alpha = {reach * math.tan(float(angle[k])):.4g}: the step of sample "
+            f"{int(index[k])} has become too small. Look at what the network returns there, or loosen rtol and atol"
         )
