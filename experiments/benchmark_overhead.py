@@ -133,9 +133,9 @@ def diffusers(net: nn.Module) -> dict[str, Run]:
 
 def k_diffusion(net: nn.Module) -> dict[str, Run]:
     try:
-        from peers_stochastic import k_diffusion_sampling
+        from peers import k_sampling
 
-        sampling = k_diffusion_sampling()
+        sampling = k_sampling()
     except ImportError:
         return {}
 

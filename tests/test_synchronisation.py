@@ -1,0 +1,113 @@
+"""Inside the loop nothing waits for the device: no value is read back, no data is sent there, nothing recompiles."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from scoresde import EDM, VP, Model, RectifiedFlow, ddpm, samplers
+from scoresde.samplers import Sampler
+from scoresde.samplers.noise import Source
+from tests.problems import name
+
+PROCESSES = [VP(), EDM(), RectifiedFlow(), ddpm()]
+DECIDING = ("ODE", "SDE", "Adaptive")  # whose next step depends on the state: the host has to wait for it
+
+
+def all_samplers():
+    """Every sampler that is exported, as it is built by default."""
+    for key in samplers.__all__:
+        kind = getattr(samplers, key)
+        if isinstance(kind, type) and issubclass(kind, Sampler) and kind is not Sampler and key not in DECIDING:
+            yield kind()
+            if "eta" in kind.__dataclass_fields__ and not kind().stochastic:
+                yield kind(eta=0.5)
+
+
+def tensors(*trees):
+    return [leaf for leaf in tree_leaves(trees) if isinstance(leaf, torch.Tensor)]
+
+
+class Operations(TorchDispatchMode):
+    """Fails where an operation reads a tensor of the device, or takes one of the host there (numbers () may join)."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given, made = tensors(args, kwargs), tensors(result)
+        copies = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        sent = [t for t in given if t.device.type == "cpu" and (t.ndim or copies)]
+        if sent and any(t.device.type == "meta" for t in made):
+            raise AssertionError(f"{func} sends {tuple(sent[0].shape)} numbers to the device")
+        if any(t.device.type == "meta" for t in given) and any(t.device.type == "cpu" for t in made):
+            raise AssertionError(f"{func} waits for the device")
+        return result
+
+
+class Makers(TorchFunctionMode):
+    """Fails where numbers of the host are made into a tensor of the device."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor):
+            source = args[0] if func is not torch.Tensor.new_tensor else args[1]
+            if result.device.type == "meta" and not isinstance(source, torch.Tensor):
+                raise AssertionError(f"{func} sends numbers to the device")
+        return result
+
+
+@contextmanager
+def watched():
+    """The device is "meta", which computes nothing: values that are asked for are not there to be had."""
+    with Operations(), Makers():
+        yield
+
+
+def walk(sampler, process, moments, steps=6):
+    model = Model(lambda x, t: x * t[:, None], process, "v", moments)
+    x = torch.empty(4, 3, device="meta")
+    times = sampler.grid(model, steps).tolist()
+    with watched():
+        *_, end = sampler.run(model, x, times, Source(x, 4))
+    return end
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+@pytest.mark.parametrize("sampler", list(all_samplers()), ids=repr)
+def test_no_step_waits_for_the_device(sampler, process):
+    for moments in (None,):
+        end = walk(sampler, process, moments)
+        assert end.device.type == "meta" and end.shape == (4, 3)
+
+
+PLANTS = {
+    "item": lambda x: x * x.sum().item(),
+    "branch": lambda x: x if x.abs().max() > 1 else 2 * x,
+    "tensor of numbers": lambda x: x * torch.tensor([1.0, 2.0, 3.0], device=x.device),
+    "new tensor": lambda x: x * x.new_tensor(3.0),
+    "copy": lambda x: x + torch.ones(3).to(x.device),
+    "written": lambda x: x.clone().copy_(torch.ones(4, 3)),
+    "read": lambda x: torch.as_tensor(x.cpu().numpy().sum()),
+    "indices": lambda x: x[x.sum(1) > 0],
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
+def test_a_planted_wait_is_seen(plant):
+    class Slow(samplers.Euler):
+        def step(self, model, x, t, s, memory, randn):
+            return plant(super().step(model, x, t, s, memory, randn)[0]), memory
+
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError), match=r"device|meta"):
+        walk(Slow(), VP(), None)
+
+
+def test_numbers_of_the_host_are_no_wait():
+    class Fine(samplers.Euler):
+        def step(self, model, x, t, s, memory, randn):
+            x, memory = super().step(model, x, t, s, memory, randn)
+            return x * torch.tensor(2.0, dtype=torch.float64) + float(torch.tensor([1.0]).sum()), memory
+
+    assert walk(Fine(), VP(), None).device.type == "meta"
