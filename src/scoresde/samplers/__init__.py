@@ -15,25 +15,7 @@ from scoresde.samplers.pndm import IPNDM, PNDM
 from scoresde.samplers.unipc import UniPC
 
 __all__ = [
-    "DDIM",
-    "DDPM",
-    "DEIS",
-    "ODE",
-    "SDE",
-    "Adams",
-    "AnnealedLangevin",
-    "DPMSolver",
-    "DPMSolverPP",
-    "Euler",
-    "EulerMaruyama",
-    "Exponential",
-    "Heun",
-    "LangevinCorrector",
-    "PredictorCorrector",
-    "SASolver",
-    "Sampler",
-    "UniPC",
-    "encode",
-    "grids",
-    "sample",
+    "DDIM", "DDPM", "DEIS", "IPNDM", "ODE", "PNDM", "SDE", "Adams", "Adaptive", "AnnealedLangevin", "DPMSolver",
+    "DPMSolverPP", "Euler", "EulerMaruyama", "Exponential", "Heun", "LangevinCorrector", "PredictorCorrector",
+    "SASolver", "Sampler", "Unfinished", "UniPC", "encode", "grids", "sample",
 ]  # fmt: skip

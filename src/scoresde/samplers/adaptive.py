@@ -126,7 +126,7 @@ class Adaptive(Sampler):
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Track]:
         flow = Flow.of(model, x)
         field, z = _Field(flow, len(x)), flow.into(x, t)
-        start, end, least = (math.atan(ratio(model.process, u) / flow.frame.scale) for u in (t, s, model.process.t_min))
+        start, end, least = (math.atan(ratio(model.process, u) / field.reach) for u in (t, s, model.process.t_min))
         track = memory or _begin(z, start, (self.rtol + self.atol) ** (1 / self.order))
         if start == 0.0:  # z is even in θ: away from the data by half of the slope a little further on
             near = min(end, least)
