@@ -110,8 +110,9 @@ def _walk(
             first = from_data(counted, x, 0.0) if short and times[0] == 0.0 else x
             for state in sampler.run(counted, first, times, draw):
                 states = [*states, state] if trajectory else [state]
-                bar.set_postfix(NFE=count.calls, refresh=False)
-                bar.update()
+                if progress:
+                    bar.set_postfix(NFE=count.calls, refresh=False)
+                    bar.update()
             if short and times[-1] == 0.0:
                 states[-1] = to_data(counted, states[-1], 0.0)
         _checks.finite_result(f"the result of {sampler!r}", states[-1])
