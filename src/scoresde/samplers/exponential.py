@@ -123,7 +123,27 @@ class Stepper(Sampler):
         return self.eta > 0
 
     def grid(self, model: Model, steps: int) -> Tensor:
-        return self.begin(model, grids.logsnr(model.process, steps))
+        """Published rules: `grids.logsnr`; order 1: the graded grid; else equal steps in λ between two σ/α.
+
+        With the data's standard deviation d, n steps and the order p: from d n^(p/2), reached in one step from the
+        noise end, to 2 d n^(−max(1, p/3)), left in one step to the data; those two are right to O(n^−p), by
+        docs/theory, eq. 21. Where σ(0) > 0 the equal steps go on to there.
+        """
+        process = model.process
+        if self.rule == "published":
+            return self.begin(model, grids.logsnr(process, steps))
+        top, last, d = ratio(process, process.t_max), ratio(process, 0.0), data_scale(model)
+        low = last or max(ratio(process, process.t_min), 2 * d * steps ** -max(1.0, self.order / 3))
+        high = min(top, d * steps ** (self.order / 2))
+        inner = steps - (high < top) - (last == 0.0)
+        if self.order == 1 or inner < 1 or low >= high:
+            return super().grid(model, steps)
+        times = process.time(-2 * torch.linspace(math.log(high), math.log(low), inner + 1, dtype=torch.float64))
+        times = torch.cat(
+            [times.new_tensor([process.t_max])[: int(high < top)], times, times.new_zeros(int(last == 0.0))]
+        )
+        times[0], times[-1] = process.t_max, 0.0
+        return self.begin(model, times)
 
     # --- coefficients ---
 
@@ -166,17 +186,16 @@ class Stepper(Sampler):
     def end(self, model: Model, t: float, s: float) -> tuple[float, float, str]:
         """The weights of x_t and of a prediction, and which, in a step to the data or at α = 0: docs/theory, eq. 21."""
         process, spread = model.process, 0.0 if self.plain else data_scale(model)
-        alpha, sigma = process.at("alpha", s), process.at("sigma", s)
-        if process.at("alpha", t) == 0.0:
-            return math.hypot(alpha * spread, sigma) / process.at("sigma", t), alpha, "x0"
-        rho, here = ratio(process, t), process.at("alpha", t)
-        level = math.hypot(spread, rho)
-        if alpha == 0.0:
-            reach = sigma * level / rho
-            return (0.0, reach, "noise") if self.prediction == "noise" else (reach / (here * rho), -reach / rho, "x0")
+        alpha, sigma, here = process.at("alpha", s), process.at("sigma", s), process.at("alpha", t)
+        level = math.hypot(alpha * spread, sigma)
+        if here == 0.0:
+            return level / process.at("sigma", t), alpha, "x0"
+        rho = ratio(process, t)
+        far = math.hypot(spread, rho)
+        q = alpha * rho * spread / (spread + far) if sigma == 0.0 else (level * far - alpha * spread**2) / rho
         if self.prediction == "noise":
-            return alpha / here, -alpha * rho * level / (spread + level), "noise"
-        return alpha * spread / (here * (spread + level)), alpha * level / (spread + level), "x0"
+            return alpha / here, q - alpha * rho, "noise"
+        return q / (here * rho), alpha - q / rho, "x0"
 
     def leave(self, model: Model, x: Tensor, s: float) -> Tensor:
         """The step that leaves the data, in `encode`."""
