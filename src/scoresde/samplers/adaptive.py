@@ -167,8 +167,8 @@ class Adaptive(Sampler):
         kept = error <= 1
         grown = SAFETY * torch.where(kept, error**-0.7 * track.error[index] ** 0.4, 1 / error) ** (1 / self.order)
         proposed = h.abs() * grown.nan_to_num(LEAST).clamp(LEAST, MOST)
-        _check_moving(field.reach, proposed, angle, index)
         proposed = torch.where(kept & last, torch.maximum(proposed, size), proposed)
+        _check_moving(field.reach, proposed, angle, index)
         mine = index[kept]
         z = z.index_put((mine.to(z.device),), there[kept])
         return z, replace(
