@@ -111,3 +111,29 @@ def test_numbers_of_the_host_are_no_wait():
             return x * torch.tensor(2.0, dtype=torch.float64) + float(torch.tensor([1.0]).sum()), memory
 
     assert walk(Fine(), VP(), None).device.type == "meta"
+
+
+class Small(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 2)
+
+    def forward(self, x, t):
+        return self.layer(torch.cat([x, t[:, None]], 1))
+
+
+@pytest.mark.parametrize("sampler", [samplers.Adams(), samplers.DPMSolverPP(eta=0.5), samplers.Heun()], ids=repr)
+def test_a_compiled_network_is_compiled_once(sampler):
+    """Model(torch.compile(net), ...): one graph for any number of steps, and the samples of the plain network."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    net, x = Small(), torch.randn(4, 2)
+    compiled = Model(torch.compile(net, backend=backend, fullgraph=True), VP(), "v")
+    for steps in (3, 7, 20):
+        plain = samplers.sample(Model(net, VP(), "v"), x=x, sampler=sampler, steps=steps, seeds=range(4))
+        assert torch.allclose(samplers.sample(compiled, x=x, sampler=sampler, steps=steps, seeds=range(4)), plain)
+    assert len(graphs) == 1
