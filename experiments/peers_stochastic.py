@@ -14,8 +14,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
-from peers import CHAIN, PLAIN, VP, Peer, Problem, _diffusers, _full, _within, by_sigmas, k_sampling
+from peers import CHAIN, PLAIN, VP, Peer, Problem, by_sigmas, k_sampling, levels
 from torch import Tensor
 
 SPACINGS: dict[str, dict[str, Any]] = {
@@ -65,13 +66,8 @@ LEAST = (0.01, 0.002)
 
 def by_chain(scheduler_name: str, options: dict[str, Any], eta: float | None, problem: Problem, calls: int) -> Tensor:
     """Schedulers that look coefficients up in the chain: DDPM, and DDIM with η."""
-
-    def make(steps: int) -> Any:
-        scheduler = _diffusers(scheduler_name)(clip_sample=False, **options)
-        scheduler.set_timesteps(steps)
-        return scheduler
-
-    scheduler = _within(make, calls)
+    scheduler = getattr(import_module("diffusers"), scheduler_name + "Scheduler")(clip_sample=False, **options)
+    scheduler.set_timesteps(calls)
     chain = torch.cumprod(1 - torch.linspace(1e-4, 0.02, CHAIN, dtype=torch.float64), 0)
     scheduler.alphas_cumprod = chain
 
@@ -105,7 +101,7 @@ def by_k(
     rule: str, options: dict[str, Any], each: int, spacing: str, least: float, problem: Problem, calls: int
 ) -> Tensor:
     nodes = calls if each == 1 else (calls + 1) // 2
-    sigmas = torch.from_numpy(_full(spacing, least, "zero", nodes, problem.top))
+    sigmas = torch.from_numpy(np.append(levels(spacing, nodes, problem.top, least), 0.0))
     start = problem.start(1.0, float(sigmas[0]))
     noise = {}
     if "eta" in options:
@@ -130,28 +126,26 @@ def _diffusers_peers() -> list[Peer]:
         for eta in ETAS:
             add(f"DDIM(η={eta:g}) {spacing}", by_chain, "DDIM", {"timestep_spacing": spacing}, eta)
     betas = {"beta_start": 1e-4, "beta_end": 0.02}
-    for scheduler, name in (
-        ("EulerAncestralDiscrete", "Euler ancestral"),
-        ("KDPM2AncestralDiscrete", "DPM2 ancestral"),
-    ):
-        for spacing in ("linspace", "leading", "trailing"):
-            add(f"{name} {spacing}", by_sigmas, scheduler, {**betas, **SPACINGS[spacing]}, PLAIN, (0.0, 1.0), None)
+    for spacing in ("linspace", "leading", "trailing"):
+        full = {**betas, **SPACINGS[spacing]}
+        add(f"Euler ancestral {spacing}", by_sigmas, "EulerAncestralDiscrete", full, PLAIN, (0.0, 1.0), None)
     for scheduler, name, options in MULTISTEP:
-        lacking = {"DPMSolverSinglestep": ("leading", "trailing", "lu"), "SASolver": ("lu",)}.get(scheduler, ())
-        for spacing in ("linspace", "leading", "trailing", "karras", "exponential", "lu"):
-            if spacing not in lacking:
+        lacking = {"DPMSolverSinglestep": ("linspace", "leading", "trailing", "lu"), "SASolver": ("lu",)}
+        for spacing in SPACINGS:
+            if spacing not in lacking.get(scheduler, ()):
                 full = {**options, **SPACINGS[spacing]}
                 add(f"SDE {name} {spacing}", by_sigmas, scheduler, full, VP, (0.0, 1.0), None)
-        end = "stop" if options.get("final_sigmas_type") == "sigma_min" else "zero"
+        if scheduler == "DPMSolverSinglestep":
+            add(f"SDE {name} linspace", by_sigmas, scheduler, options, VP, (0.0, 1.0), None)  # its own
+        end = "stop" if scheduler == "SASolver" or "final_sigmas_type" in options else "zero"
         for spacing in ("karras", "log"):
             for least in LEAST:
                 given = (spacing, least, end)
                 add(f"SDE {name} {spacing} {least:g}", by_sigmas, scheduler, options, VP, (0.0, 1.0), given)
-    for order in (2, 3):
-        for spacing in ("karras", "exponential"):
-            options = {"solver_order": order, "sigma_schedule": spacing, "algorithm_type": "sde-dpmsolver++"}
-            name = f"EDM SDE DPM-Solver++({order}M) {spacing}"
-            add(name, by_sigmas, "EDMDPMSolverMultistep", options, PLAIN, (1.0, 0.0), None)
+    for spacing in ("karras", "exponential"):  # (of order 3 the package has none with noise)
+        options = {"solver_order": 2, "sigma_schedule": spacing, "algorithm_type": "sde-dpmsolver++"}
+        name = f"EDM SDE DPM-Solver++(2M) {spacing}"
+        add(name, by_sigmas, "EDMDPMSolverMultistep", options, PLAIN, (1.0, 0.0), None)
     return peers
 
 
