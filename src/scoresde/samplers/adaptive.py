@@ -100,7 +100,7 @@ class Adaptive(Sampler):
         rtol, atol: the error allowed a step, in the root mean square over a sample's entries, relative to z and
             absolute: atol is in units of the data's standard deviation.
         order: 5 (Dormand and Prince; six calls a step) or 3 (Bogacki and Shampine; three), for loose tolerances.
-        budget: the most calls a sample may take; None for no bound. A sample that runs out is carried the rest of
+        budget: the most calls a sample may take, 2 or more; None for no bound. A sample that runs out is carried the rest of
             the way by the slope where it got to, at no further call, and a warning, `Unfinished`, says so.
 
     Reference: docs/theory, eq. 25-26; Hairer, Nørsett and Wanner (1993), sec. II.4 and II.5, and Hairer and Wanner
@@ -118,7 +118,7 @@ class Adaptive(Sampler):
         if self.order not in PAIRS:
             raise ValueError(f"order must be 3 or 5, got {self.order!r}")
         if self.budget is not None:
-            _checks.count("budget", self.budget)
+            _checks.count("budget", self.budget, 2)
 
     def grid(self, model: Model, steps: int) -> Tensor:
         return super().grid(model, steps)[[0, -1]]
@@ -129,10 +129,12 @@ class Adaptive(Sampler):
         start, end, least = (math.atan(ratio(model.process, u) / field.reach) for u in (t, s, model.process.t_min))
         track = memory or _begin(z, start, (self.rtol + self.atol) ** (1 / self.order))
         if start == 0.0:  # z is even in θ: away from the data by half of the slope a little further on
-            near = min(end, least)
-            track = field.measure(z, replace(track, angle=torch.full_like(track.angle, near)))
-            z = z + near / 2 * track.slope
-        if memory is None:
+            near, data = min(end, least), z
+            track = replace(track, angle=torch.full_like(track.angle, near))
+            for _ in range(2):
+                track = field.measure(z, track)
+                z = data + near / 2 * track.slope
+        elif memory is None:
             track = field.measure(z, track)
         before, goal = track.spent, end or min(start, least)
         while len(index := self._going(track, goal)):
