@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import benchmark_overhead
 import benchmark_stochastic
 import peers_stochastic
-from benchmark_stochastic import Bench, Cell, Exact, Judge, Rival, verdict
+from benchmark_stochastic import Bench, Cell, Rival, verdict
+from exact_mixtures import Exact, Judge, score2
 from peers import Peer
 
 from scoresde import samplers
@@ -36,7 +37,7 @@ def test_the_judge_measures_what_it_says():
     target = benchmark_stochastic.mixture()
     x, y = (target.sample(3000, torch.Generator().manual_seed(s)) for s in (1, 2))
     moved = y + torch.tensor([0.1, 0.2])
-    weights, mean, covariance, distance = Judge(target, Judge.projected(x)).errors(moved)
+    weights, mean, covariance, distance = (np.linalg.norm(e) for e in Judge(target, Judge.projected(x)).errors(moved))
     assert mean == pytest.approx(math.hypot(0.1, 0.2), abs=0.1)
     assert covariance == pytest.approx(float((y.mT.cov() - target.moments[1]).norm()), rel=1e-6)
     assert distance == pytest.approx(sliced_wasserstein(x, moved, 512), rel=0.05)
@@ -45,23 +46,32 @@ def test_the_judge_measures_what_it_says():
 
 
 def test_exact_samples_score_one_and_wrong_ones_more():
+    """By the products of different seeds' errors, and by the plain mean of squares; both with the same expectation."""
     bench = Bench("mixture", 500)
 
     def exact(problem, calls, seed):
         return bench.target.sample(500, torch.Generator().manual_seed(70_000 + seed))
 
-    def narrow(problem, calls, seed):
-        return 0.8 * exact(problem, calls, seed)
+    def shifted(problem, calls, seed):
+        return exact(problem, calls, seed) + 0.1
 
-    good, bad = (bench.cell(Rival("scoresde", "a", run), 10, range(30)) for run in (exact, narrow))
-    assert abs(good.square - 1) < 4 * good.spread < 1
-    assert bad.square > 3
+    good, bad = (bench.cell(Rival("scoresde", "a", run), 10, range(30)) for run in (exact, shifted))
+    plain = [
+        np.mean([score2(cell.gram[:, i : i + 1, i : i + 1], cell.floor) for i in range(30)]) for cell in (good, bad)
+    ]
+    assert abs(good.square - 1) < 4 * good.spread < 0.3
+    assert bad.square > 1 + 4 * bad.spread
+    for cell, mean in zip((good, bad), plain):
+        assert abs(cell.square - mean) < 4 * bench.chance * math.sqrt(2 / 30)
     assert verdict(good, bad) == "ahead" and verdict(bad, good) == "BEHIND" and verdict(good, good) == "tied"
 
 
-def test_equal_cells_are_tied_by_the_deviation_of_exact_sets():
-    one, two = (Cell(Rival("scoresde", "a", lambda *_: None), 0.5, [v, v]) for v in (1.0, 1.9))
-    assert one.spread == 0.5 / math.sqrt(2)
+def test_equal_cells_are_tied_by_the_chance_of_exact_sets():
+    """Two seeds that happen to agree say nothing of the spread."""
+    one, two = (
+        Cell(Rival("scoresde", "a", lambda *_: None), np.full((4, 2, 2), v), np.ones(4), 0.5) for v in (0.0, 0.9)
+    )
+    assert one.square == 1.0 and two.square == 1.9 and one.spread == 0.5
     assert verdict(one, two) == "tied"
 
 
@@ -109,9 +119,9 @@ def test_peers_stay_within_the_budget_and_draw_the_mixture():
     if not peers:
         pytest.skip("needs the extra bench")
     some: list[Peer] = peers[::9]
-    scores = [bench.measure(benchmark_stochastic.theirs(peer), 50, 0) for peer in some]
-    assert None not in scores
-    assert np.median([score[0] for score in scores]) < 3
+    cells = [bench.cell(benchmark_stochastic.theirs(peer), 50, range(1)) for peer in some]
+    assert None not in cells
+    assert np.median([cell.square for cell in cells]) < 3
 
 
 @pytest.mark.filterwarnings("ignore")
