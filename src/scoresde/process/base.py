@@ -124,7 +124,8 @@ class Process(ABC):
 
     def at(self, coefficient: str, t: float) -> float:
         """A coefficient at a number, as a number."""
-        return self.remember(coefficient, t, lambda: float(getattr(self, coefficient)(t)))
+        known = vars(self).get("_known", {}).get((coefficient, t))
+        return self.remember(coefficient, t, lambda: float(getattr(self, coefficient)(t))) if known is None else known
 
     def remember(self, key: Any, t: float, compute: Callable[[], Any]) -> Any:
         """compute(), or what it was for this key and time before, where this process cannot have changed.
