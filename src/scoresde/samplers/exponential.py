@@ -123,25 +123,30 @@ class Stepper(Sampler):
         return self.eta > 0
 
     def grid(self, model: Model, steps: int) -> Tensor:
-        """Published rules: `grids.logsnr`; order 1: the graded grid; else equal steps in λ between two σ/α.
+        """Published rules: `grids.logsnr`. Order 1: the graded grid. Else equal steps in w, σ/α = A (w/(1 − w))^q.
 
-        With the data's standard deviation d, n steps and the order p: from d n^(p/2), reached in one step from the
-        noise end, to 2 d n^(−max(1, p/3)), left in one step to the data; those two are right to O(n^−p), by
-        docs/theory, eq. 21. Where σ(0) > 0 the equal steps go on to there.
+        q = p/2 + 1/4 is enough for order p up to both ends (docs/theory, the exponential stepper). A is the data's
+        standard deviation. For data predictions it is half of that, and q at most max(1, steps/10), which few steps
+        prefer, if the end is σ = 0.
         """
-        process = model.process
+        process, order = model.process, max(self.order, self.corrector)
         if self.rule == "published":
             return self.begin(model, grids.logsnr(process, steps))
-        top, last, d = ratio(process, process.t_max), ratio(process, 0.0), data_scale(model)
-        low = last or max(ratio(process, process.t_min), 2 * d * steps ** -max(1.0, self.order / 3))
-        high = min(top, d * steps ** (self.order / 2))
-        inner = steps - (high < top) - (last == 0.0)
-        if self.order == 1 or inner < 1 or low >= high:
+        if order == 1:
             return super().grid(model, steps)
-        times = process.time(-2 * torch.linspace(math.log(high), math.log(low), inner + 1, dtype=torch.float64))
-        times = torch.cat(
-            [times.new_tensor([process.t_max])[: int(high < top)], times, times.new_zeros(int(last == 0.0))]
-        )
+        front, power = data_scale(model), order / 2 + 1 / 4
+        if self.prediction == "x0" and process.at("sigma", 0.0) == 0.0:
+            front, power = front / 2, min(power, max(1.0, steps / 10))
+
+        def place(t: float) -> float:
+            return 1 / (1 + (front / rho) ** (1 / power)) if (rho := ratio(process, t)) else 0.0
+
+        first, least, last = place(process.t_max), place(process.t_min), place(0.0)
+        if steps > 1 and last == 0.0 and first / steps < least < first:
+            where = [*np.linspace(first, least, steps), 0.0]
+        else:
+            where = np.linspace(first, last, steps + 1)
+        times = process.time(-2 * (math.log(front) + power * torch.logit(torch.as_tensor(np.array(where)))))
         times[0], times[-1] = process.t_max, 0.0
         return self.begin(model, times)
 
