@@ -91,8 +91,8 @@ class Adaptive(Sampler):
 
         dz/dθ = ρ'(θ) (s² ε − ρ (x₀ − m))/h³,   z = (x/α − m)/h,   h² = s² + ρ²,   ρ = σ/α = ½ s tan θ
 
-    from θ = π/2 (noise) to 0 (data): zero at both ends, and everywhere for Gaussian data whose moments the model
-    knows. A sample's step goes by its own errors (a PI controller), and it leaves the batch when it arrives, so that
+    from θ = π/2 (noise) to 0 (data): zero at 0, and everywhere for Gaussian data whose moments the model knows.
+    A sample's step goes by its own errors (a PI controller), and it leaves the batch when it arrives, so that
     its result and its calls are the same alone and in any batch. `steps` is not used; a grid only says at which
     times to stop and look. `step` returns the `Track` that counts calls, accepted and rejected steps.
 
@@ -100,8 +100,8 @@ class Adaptive(Sampler):
         rtol, atol: the error allowed a step, in the root mean square over a sample's entries, relative to z and
             absolute: atol is in units of the data's standard deviation.
         order: 5 (Dormand and Prince; six calls a step) or 3 (Bogacki and Shampine; three), for loose tolerances.
-        budget: the most calls a sample may take, 2 or more; None for no bound. A sample that runs out is carried the rest of
-            the way by the slope where it got to, at no further call, and a warning, `Unfinished`, says so.
+        budget: the most calls a sample may take, 2 or more; None for no bound. A sample that runs out is carried the
+            rest of the way by the slope where it got to, without a call, and a warning, `Unfinished`, says so.
 
     Reference: docs/theory, eq. 25-26; Hairer, Nørsett and Wanner (1993), sec. II.4 and II.5, and Hairer and Wanner
     (1996), sec. IV.2, for the controller.
@@ -141,7 +141,7 @@ class Adaptive(Sampler):
             z, track = self._attempt(field, z, track, goal, index)
         track = replace(track, spent=track.spent | (track.angle != goal))
         self._tell(track, track.spent & ~before, field.reach)
-        rest = (end - track.angle) * (0.5 if end in (0.0, NOISE_END) else 1.0)  # the slope falls to 0 at the ends
+        rest = (end - track.angle) * (1.0 if end else 0.5)  # the slope falls to 0 at the data
         z, arrived = z + _column(rest, z) * track.slope, _column(rest == 0.0, z)
         track = replace(track, angle=torch.full_like(rest, end), slope=arrived * track.slope)
         return flow.back(z, s), track
@@ -209,24 +209,24 @@ class _Field:
         return replace(track, slope=self(z, track.angle, torch.arange(self.batch), track))
 
     def __call__(self, z: Tensor, angle: Tensor, index: Tensor, track: Track) -> Tensor:
-        """dz/dθ: (A, D) at z: (A, D) and angle: (A,) of the samples in index: (A,); 0 at both ends, without a call."""
-        inside = (angle > 0.0) & (angle < NOISE_END)
+        """dz/dθ: (A, D) at z: (A, D) and angle: (A,) of the samples in index: (A,); 0 at θ = 0, without a call."""
+        inside = angle > 0.0
         if not bool(inside.any()):
             return torch.zeros_like(z)
-        model, frame = self.flow.model, self.flow.frame
-        rho = self.reach * angle.where(inside, torch.ones_like(angle)).tan()
-        t = limit(model.process.time(-2 * rho.log()))
-        alpha, sigma = model.process.alpha(t), model.process.sigma(t)
-        pair = (torch.as_tensor(c, dtype=t.dtype).expand_as(t) for c in row(model.prediction, model.process, t))
-        rho, alpha_, sigma_, a, b = (c[:, None].to(z.device) for c in (rho, alpha, sigma, *pair))
+        model, frame, process = self.flow.model, self.flow.frame, self.flow.model.process
+        rho = self.reach * angle.where(inside & (angle < NOISE_END), torch.ones_like(angle)).tan()
+        t = limit(process.time(-2 * rho.log()).where(angle < NOISE_END, torch.full_like(angle, process.t_max)))
+        pair = (torch.as_tensor(c, dtype=t.dtype).expand_as(t) for c in row(model.prediction, process, t))
+        rho, alpha, sigma, a, b = (c[:, None].to(z.device) for c in (rho, process.alpha(t), process.sigma(t), *pair))
         variance = torch.as_tensor(frame.spread, dtype=torch.float64, device=z.device) ** 2
         front = (self.reach**2 + rho**2) / self.reach / (variance + rho**2) ** 1.5
-        u, w = solve_rows((alpha_, sigma_), (a, b), (-rho * front, variance * front))
-        x = (alpha_ * frame.mean).to(z.dtype) + (alpha_**2 * variance + sigma_**2).sqrt().to(z.dtype) * z
+        p = torch.where(alpha == 0, -1 / self.reach, -rho * front)  # at pure noise, the limit: (m − x₀)/reach
+        u, w = solve_rows((alpha, sigma), (a, b), (p, torch.where(alpha == 0, 0.0, variance * front)))
+        x = (alpha * frame.mean).to(z.dtype) + (alpha**2 * variance + sigma**2).sqrt().to(z.dtype) * z
         y = frame.turn(self._ask(frame.unturn(x, self.flow.shape), t.to(x), index))
-        slope = u.to(z.dtype) * x + w.to(z.dtype) * y + (rho * front * frame.mean).to(z.dtype)
+        slope = u.to(z.dtype) * x + w.to(z.dtype) * y - (p * frame.mean).to(z.dtype)
         track.calls[index] += inside
-        return slope.where((inside & (alpha > 0)).to(z.device)[:, None], torch.zeros_like(slope))
+        return slope.where(inside.to(z.device)[:, None], torch.zeros_like(slope))
 
     def _ask(self, x: Tensor, t: Tensor, index: Tensor) -> Tensor:
         if not self.whole:

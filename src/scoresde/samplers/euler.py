@@ -1,18 +1,26 @@
-"""One-step rules in t: Euler and Heun for the probability flow, Euler–Maruyama for the reverse SDE."""
+"""One-step rules in t: Euler, Heun and midpoint for the probability flow, Euler–Maruyama for the reverse SDE."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 from torch import Tensor
 
 from scoresde import _checks
 from scoresde.dynamics import Reverse
+from scoresde.flow import ratio
 from scoresde.model import Model
+from scoresde.process import Process
 from scoresde.samplers.base import Draw, Sampler, from_data, to_data
+from scoresde.samplers.ddim import bridge
 from scoresde.samplers.noise import NOISES, Noise
+
+MOST_CHURN = math.sqrt(2) - 1
+"""The most by which a step with churn raises σ/α: it doubles the variance."""
 
 
 @dataclass(frozen=True)
@@ -32,27 +40,107 @@ class Euler(Sampler):
         return x + Reverse(model, 0.0).scaled_drift(s - t, t, x), None
 
 
-@dataclass(frozen=True)
-class Heun(Sampler):
-    """The probability-flow ODE by Heun's method in t: order 2, two calls a step.
-
-    x' = x_t + (s − t) ẋ(x_t, t),   x_s = x_t + (s − t) [ẋ(x_t, t) + ẋ(x', s)] / 2
-
-    A step to s = 0, where the slope may be infinite, is `to_data`'s (one call).
-
-    Reference: Karras et al. (2022), arXiv 2206.00364, algorithm 1.
-    """
+class _TwoStage(Sampler):
+    """x' = x_t + c h ẋ(x_t, t),  x_s = x_t + h [(1 − 1/2c) ẋ(x_t, t) + 1/2c ẋ(x', t + c h)],  h = s − t."""
 
     needs = "velocity"
+    node: float  # c
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
         if model.process.at("sigma", t) == 0.0:
             return from_data(model, x, s), None
         if s == 0.0 and model.process.at("sigma", 0.0) == 0.0:
             return to_data(model, x, t), None
-        flow = Reverse(model, 0.0)
+        flow, h, late = Reverse(model, 0.0), s - t, 1 / (2 * self.node)
         slope = flow.drift(t, x)
-        return x + (s - t) / 2 * (slope + flow.drift(s, x + (s - t) * slope)), None
+        there = flow.drift(s if self.node == 1 else t + self.node * h, x + self.node * h * slope)
+        return x + (1 - late) * h * slope + late * h * there, None
+
+
+@dataclass(frozen=True)
+class Midpoint(_TwoStage):
+    """The probability-flow ODE by the midpoint rule in t: order 2, two calls a step.
+
+        x' = x_t + ½(s − t) ẋ(x_t, t),   x_s = x_t + (s − t) ẋ(x', ½(t + s))
+
+    A step to s = 0, where the slope may be infinite, is `to_data`'s (one call).
+
+    Reference: Lipman et al. (2023), arXiv 2210.02747, app. E; Hairer, Nørsett and Wanner (1993), sec. II.1.
+    """
+
+    node = 0.5
+
+
+@dataclass(frozen=True)
+class Heun(_TwoStage):
+    """The probability-flow ODE by Heun's method in t: order 2, two calls a step; with churn, stochastic.
+
+        x' = x_t + (s − t) ẋ(x_t, t),   x_s = x_t + (s − t) [ẋ(x_t, t) + ẋ(x', s)] / 2
+
+    A step to s = 0, where the slope may be infinite, is `to_data`'s (one call). With churn, a step of a grid of n
+    begins by raising the noise from ρ = σ/α to ρ(1 + γ), γ = min(churn/n, √2 − 1), though not beyond t_max: the
+    noise differs from a Langevin step's only in that what it does to the law is undone by the flow, exactly. Weak
+    order 2. (`step` alone takes its grid to be that one step.)
+
+    Args:
+        churn: 0 or more; Karras et al. found 40 to 80 best for CIFAR-10 and ImageNet. churn_noise: the deviation
+            of the noise that raises it; only 1 keeps the law. churn_range: of σ/α, where there is churn.
+        rule: how a step to s = 0 ends: "exact", as `to_data`; or "published", Euler's step to the denoiser x₀.
+
+    Reference: Karras et al. (2022), arXiv 2206.00364, algorithms 1 and 2.
+    """
+
+    churn: float = 0.0
+    churn_noise: float = 1.0
+    churn_range: tuple[float, float] = (0.0, math.inf)
+    rule: Literal["exact", "published"] = "exact"
+    node = 1.0
+
+    def __post_init__(self) -> None:
+        _checks.number("churn", self.churn, 0.0)
+        _checks.number("churn_noise", self.churn_noise, 0.0)
+        _checks.choice("rule", self.rule, ("exact", "published"))
+        check_range("churn_range", self.churn_range)
+
+    @property
+    def stochastic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.churn > 0
+
+    def run(self, model: Model, x: Tensor, times: Sequence[float], randn: Draw) -> Iterator[Tensor]:
+        steps = len(times) - 1
+        for t, s in pairwise(times):
+            x, _ = self.step(model, x, t, s, steps, randn)
+            yield x
+
+    def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
+        process, rho = model.process, ratio(model.process, t)
+        low, high = self.churn_range
+        if self.churn and low <= rho <= high and 0 < rho < math.inf:
+            raised = rho * (1 + min(self.churn / (memory or 1), MOST_CHURN))
+            u = float(process.time(-2 * math.log(raised)))
+            if u > t:
+                x, t = renoise(process, x, t, u, randn, self.churn_noise), u
+        if self.rule == "published" and process.at("sigma", s) == 0.0 and process.at("sigma", t) > 0.0:
+            return model.estimate(1.0, 0.0, x, t), memory
+        return super().step(model, x, t, s, memory, randn)[0], memory
+
+
+def renoise(process: Process, x: Tensor, t: float, u: float, randn: Draw, scale: float = 1.0) -> Tensor:
+    """Carry x from time t to a later time u by the forward process, with noise of `scale` times its deviation."""
+    gap, _, _ = bridge(process, u, t)
+    shrunk = process.at("alpha", u) / process.at("alpha", t) * x
+    return shrunk + scale * process.at("sigma", u) * math.sqrt(gap) * randn(x.shape)
+
+
+def check_range(name: str, value: Any) -> None:
+    """Refuse what is not a pair 0 <= low < high."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be (low, high), got {value!r}")
+    low, high = _checks.number(name, value[0], 0.0), value[1]
+    if high != math.inf:
+        high = _checks.number(name, high, 0.0)
+    if not low < high:
+        raise ValueError(f"{name} must be (low, high) with 0 <= low < high, got {value!r}")
 
 
 @dataclass(frozen=True)
