@@ -45,6 +45,9 @@ TARGETS = {"mixture": mixture, "lattice": lattice}
 HALVED_FROM, LEAST_TRIED = 20, 16
 """After a round of this many calls or more, half of each side drops out, but this many stay."""
 
+KEPT = ("DDPM(fixed_small) trailing", "Euler ancestral trailing", "DDPM() own")
+"""Well-known ones that stay in, for the figure."""
+
 HEATS = (range(1), range(1, 5))
 """The seeds of the first choice, by all, and of the second, by the finalists."""
 
@@ -238,7 +241,8 @@ def contest(bench: Bench, everyone: list[Rival], nfe: tuple[int, ...], seeds: in
         rows += [row(bench, cell, calls, final=True) for cell in best if cell is not None]
         rows += [row(bench, cell, calls, final=False) for cell in tried]
         if calls >= HALVED_FROM:
-            hopeful = [rival for side in sides for rival in side[: max(LEAST_TRIED, len(side) // 2)]]
+            stay = [rival for side in sides for rival in side[: max(LEAST_TRIED, len(side) // 2)]]
+            hopeful = stay + [r for r in hopeful if r.name in KEPT and r not in stay]
     return rows
 
 

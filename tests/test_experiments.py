@@ -142,3 +142,24 @@ def test_overhead_writes_its_table(tmp_path, monkeypatch, capsys):
     rows, shown = list(csv.DictReader(out.read_text().splitlines())), capsys.readouterr().out
     assert {"network", "sampler", "calls", "ratio", "inside"} <= set(rows[0])
     assert all(row["sampler"] in shown for row in rows)
+
+
+def test_the_figure_is_drawn_from_the_tables(tmp_path):
+    import figure_steps
+
+    keys = ("target", "nfe", "package", "sampler", "rmse", "side", "final", "score")
+    for name, part in (("ode", "default"), ("sde", "DDPM(fixed_small) trailing")):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, keys)
+            writer.writeheader()
+            for nfe in (5, 10, 100):
+                for package, side in (("scoresde", "ours"), ("diffusers", "peers")):
+                    for final in (0, 1):
+                        row = ("mixture", nfe, package, part, 1 / nfe, side, final, 1 + 10 / nfe)
+                        writer.writerow(dict(zip(keys, row)))
+    out = tmp_path / "steps.png"
+    figure_steps.draw(tmp_path / "ode.csv", tmp_path / "sde.csv", ["mixture", "mixture"], "mixture", out)
+    assert 5_000 < out.stat().st_size < 60_000
+    rows = figure_steps.read(tmp_path / "ode.csv")
+    rows[0]["rmse"] = "nan"
+    assert figure_steps.least(rows, "rmse") == ([5, 10, 100], [0.2, 0.1, 0.01])
