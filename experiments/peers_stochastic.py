@@ -35,11 +35,11 @@ MULTISTEP = (
     ("DPMSolverMultistep", "DPM-Solver(2M)",
      {"solver_order": 2, "algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}),
     ("DPMSolverSinglestep", "DPM-Solver++(2S)", {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
-    ("SASolver", "SA-Solver(2, 2)", {"tau_func": lambda t: 1.0}),
-    ("SASolver", "SA-Solver(3, 3)",
-     {"predictor_order": 3, "corrector_order": 3, "tau_func": lambda t: 1.0}),
-    ("SASolver", "SA-Solver(3, 3), tau 0.5",
-     {"predictor_order": 3, "corrector_order": 3, "tau_func": lambda t: 0.5}),
+    *(
+        ("SASolver", f"SA-Solver({order}, {order}, tau={tau:g})",
+         {"predictor_order": order, "corrector_order": order, "tau_func": lambda t, tau=tau: tau})
+        for order in (2, 3) for tau in (1.0, 0.5, 0.25)
+    ),
 )  # fmt: skip
 
 K_RULES = (
@@ -60,7 +60,7 @@ CHURNED = (
     ("dpm_2", 2, (10.0, 40.0)),
 )
 
-ETAS = (1.0, 0.5)
+ETAS = (1.0, 0.5, 0.25)
 LEAST = (0.01, 0.002)
 
 
