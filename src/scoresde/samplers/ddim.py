@@ -26,18 +26,22 @@ def bridge(process: Process, t: float, s: float) -> tuple[float, float, float]:
 class DDIM(Sampler):
     """x_s = α_s x̂₀ + √(σ_s² − η² v) ε̂ + η √v ξ, v = σ_s² (1 − ρ_s²/ρ_t²), for any process: one call a step.
 
-    η = 0 is deterministic and of order 1 (Euler's method for x/α against σ/α), η = 1 is DDPM's posterior step.
+    η = 0 is deterministic and of order 1 (Euler's method for x/α against σ/α), η = 1 is DDPM's posterior step; weak
+    order 1 with noise. It is the exponential stepper of order 1 with the dial √(κ/h), e^{−2κ} = 1 − η² (1 − e^{−2h})
+    (docs/theory, eq. 17), written as a row of the prediction table, which stays exact where α or σ is 0.
 
     Args:
-        eta: the dial, in [0, 1].
+        eta: the dial, in [0, 1]. noise: "independent" increments, or those of one Brownian "path" a sample.
 
     Reference: Song et al. (2021), arXiv 2010.02502, eq. 12 and 16.
     """
 
     eta: float = 0.0
+    noise: Noise = "independent"
 
     def __post_init__(self) -> None:
         _checks.number("eta", self.eta, 0.0, 1.0)
+        _checks.choice("noise", self.noise, NOISES)
 
     @property
     def stochastic(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

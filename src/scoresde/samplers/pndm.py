@@ -11,6 +11,7 @@ from scoresde import _checks
 from scoresde.flow import ratio
 from scoresde.model import Model
 from scoresde.process import Process
+from scoresde.samplers import grids
 from scoresde.samplers.base import Draw, Sampler
 from scoresde.samplers.ddim import DDIM
 from scoresde.samplers.exponential import Node, ask, combine
@@ -61,10 +62,13 @@ class PNDM(Sampler):
 
     Runge–Kutta's noises are asked at t, twice in the middle of [t, s], and at s, with DDIM's step between; their sum
     (1, 2, 2, 1)/6 carries x_t to x_s by the same step. Strong order 2, as published (theorem 3.3); a step to s = 0
-    before the fourth is DDIM's.
+    before the fourth is DDIM's. The grid is `grids.quadratic`: the middle in t wants steps that are not long in σ/α.
 
     Reference: Liu et al. (2022), arXiv 2202.09778, eq. 9-13, algorithm 2.
     """
+
+    def grid(self, model: Model, steps: int) -> Tensor:
+        return self.begin(model, grids.quadratic(model.process, steps))
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
         process, history = model.process, memory or ()
