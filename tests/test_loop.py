@@ -28,16 +28,20 @@ from scoresde.samplers import (
     AnnealedLangevin,
     Euler,
     EulerMaruyama,
+    FlowSDE,
     Heun,
+    Midpoint,
     PredictorCorrector,
+    Restart,
     Sampler,
 )  # fmt: skip
 from tests.problems import MAIN, PROCESSES, gaussian, mixture, name
 
-DETERMINISTIC = [Adams(), Adaptive(), Adams(order=2), DDIM(), Euler(), Heun(), ODE(), ODE("rk4")]
+DETERMINISTIC = [Adams(), Adaptive(), Midpoint(), Adams(order=2), DDIM(), Euler(), Heun(), ODE(), ODE("rk4")]
 STOCHASTIC = [
     DDIM(eta=0.7), DDPM(), DDPM(variance="beta"), EulerMaruyama(), EulerMaruyama(eta=0.5), SDE(), SDE("srk", eta=0.5),
     AnnealedLangevin(inner=10), PredictorCorrector(), DDPM(noise="path"),
+    FlowSDE(), FlowSDE("constant", order=2), FlowSDE("process", noise="path"), Heun(churn=10.0), Restart(),
 ]  # fmt: skip
 GRIDS = [grids.uniform, grids.quadratic, grids.logsnr, grids.karras, grids.trailing, grids.leading, grids.graded]
 

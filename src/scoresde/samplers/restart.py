@@ -1,0 +1,97 @@
+"""Restart: an ODE sampler that goes back to a higher noise level by fresh noise, and down again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from scoresde import _checks
+from scoresde.flow import ratio
+from scoresde.model import Model
+from scoresde.process import Process
+from scoresde.samplers.base import Draw, Sampler
+from scoresde.samplers.euler import Heun, check_range, renoise
+
+
+@dataclass(frozen=True)
+class Restart(Sampler):
+    """An ODE sampler that, arrived at σ/α = low, goes up to high by fresh noise and down again, `repeats` times.
+
+        x_high = (α_high/α_low) x_low + α_high √(high² − low²) ξ,   then the ODE from high to low in `inner_steps` steps
+
+    The noise is the forward process's own, so it keeps the law, and contracts the errors that the ODE made before;
+    the ODE's steps add less of new ones than an SDE's. Between the grid's times next to low, low is a stop; a grid
+    that does not pass low has no restart. Calls: the grid's and repeats × inner_steps times the sampler's a step.
+
+    Args:
+        sampler: deterministic, for the way down, `Heun()` unless said otherwise. low, high: σ/α, 0 < low < high.
+        repeats: K, 0 or more. inner_steps: of each way down, on `grids.karras`'s spacing between high and low.
+
+    Reference: Xu et al. (2023), arXiv 2306.14878, algorithm 1 and eq. 3.
+    """
+
+    sampler: Sampler = field(default_factory=Heun)
+    low: float = 0.1
+    high: float = 1.0
+    repeats: int = 2
+    inner_steps: int = 4
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        _checks.kind("sampler", self.sampler, Sampler, "Heun()")
+        if self.sampler.stochastic:
+            raise ValueError(f"sampler must be deterministic, got {self.sampler!r}; use Heun()")
+        check_range("(low, high)", (self.low, self.high))
+        _checks.positive("low", self.low)
+        _checks.number("high", self.high)
+        _checks.count("repeats", self.repeats, 0)
+        _checks.count("inner_steps", self.inner_steps)
+
+    def grid(self, model: Model, steps: int) -> Tensor:
+        """The sampler's own, with the inner time next to low moved there."""
+        times, low = self.sampler.grid(model, steps), self._levels(model.process)[-1]
+        if len(times) > 2 and times[0] > low > times[-1]:
+            near = 1 + int((times[1:-1].log() - math.log(low)).abs().argmin())
+            times[near] = low
+        return times
+
+    def begin(self, model: Model, times: Tensor) -> Tensor:
+        return self.sampler.begin(model, times)
+
+    def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
+        *_, x = self.run(model, x, (t, s), randn)
+        return x, memory
+
+    def run(self, model: Model, x: Tensor, times: Sequence[float], randn: Draw) -> Iterator[Tensor]:
+        levels = self._levels(model.process)
+        low = levels[-1]
+        before, after = [t for t in times if t > low], [t for t in times if t < low]
+        if not before or (not after and times[-1] != low):
+            yield from self.sampler.run(model, x, times, randn)
+            return
+        for k, state in enumerate(self.sampler.run(model, x, [*before, low], randn), 1):
+            x = state
+            if k < len(before):
+                yield x
+        for _ in range(self.repeats):
+            x = renoise(model.process, x, low, levels[0], randn)
+            *_, x = self.sampler.run(model, x, levels, randn)
+        if low in times:
+            yield x
+        if after:
+            yield from self.sampler.run(model, x, [low, *after], randn)
+
+    def _levels(self, process: Process) -> list[float]:
+        """The times of a way down, from high to low."""
+        if self.high > ratio(process, process.t_max) or self.low <= ratio(process, 0.0):
+            raise ValueError(
+                f"low and high must lie between sigma/alpha at t = 0 and t_max, {ratio(process, 0.0):g} and "
+                f"{ratio(process, process.t_max):g} for {process!r}, got {self.low:g} and {self.high:g}"
+            )
+        first, last = self.high ** (1 / 7), self.low ** (1 / 7)
+        shares = (first + (last - first) * k / self.inner_steps for k in range(self.inner_steps + 1))
+        return [float(process.time(-14 * math.log(share))) for share in shares]
