@@ -6,29 +6,33 @@ is known), z = (y − m)/h, h² = s² + ρ², moves by
     dz/dw = ρ'(w) (s² ε − ρ (x₀ − m)) / h³,         d log p(z)/dw = −div_z dz/dw,          (docs/theory, eq. 10-12)
 
 a row of the prediction table plus a constant. It is zero for Gaussian data, and at both ends of time. Time is
-graded by ρ(w) = A sinh(kw) / (sinh(k) (1 − w²)), w in [0, 1], which reaches ρ = ∞ at w = 1.
+graded by ρ(w) = A w/(1 − w²), w in [0, 1], which is linear near the data and reaches ρ = ∞ at w = 1.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.model import Model, is_covariance
+from scoresde.model import Model, conditions, determines, is_covariance
 from scoresde.prediction import row_at
 from scoresde.process.base import TINY, Process
 
-GRADING = 2.0
-"""k, how strongly times crowd towards the data."""
+REACH = 0.75
+"""A/s, where the grading bends, in standard deviations of the data along its leading directions."""
 
-REACH = 2.0
-"""A/s, where the grading bends, in standard deviations of the data."""
+FAR = 25.0
+"""ρ/s from which the data's mean and covariance say all there is to say: the slope there is O(1/ρ³)."""
+
+HIGHEST = 5
+"""The highest order of the Adams method: to predict through more slopes costs more than it gives."""
 
 LEAST_SPREAD = 1e-3
 """The least standard deviation used for coordinates, as a share of the largest: constant pixels need some scale."""
@@ -36,19 +40,27 @@ LEAST_SPREAD = 1e-3
 
 def graded(w: float, scale: float) -> tuple[float, float]:
     """ρ and dρ/dw at the place w in [0, 1), for data of standard deviation `scale`."""
-    rest, front = 1 - w * w, REACH * scale / math.sinh(GRADING)
-    sinh, cosh = math.sinh(GRADING * w), math.cosh(GRADING * w)
-    return front * sinh / rest, front * (GRADING * cosh * rest + 2 * w * sinh) / rest**2
+    rest, reach = 1 - w * w, REACH * scale
+    return reach * w / rest, reach * (1 + w * w) / rest**2
 
 
 def place(rho: float, scale: float) -> float:
-    """The w at which ρ(w) = rho: 0 at 0 and 1 at ∞, by bisection to rounding."""
+    """The w at which ρ(w) = rho: 0 at 0 and 1 at ∞."""
     if rho <= 0 or math.isinf(rho):
         return 0.0 if rho <= 0 else 1.0
-    low, high = 0.0, 1.0
-    while low < (middle := (low + high) / 2) < high:
-        low, high = (low, middle) if graded(middle, scale)[0] > rho else (middle, high)
-    return low
+    reach = REACH * scale
+    return 2 * rho / (reach + math.hypot(reach, 2 * rho))
+
+
+def data_scale(model: Model) -> float:
+    """√(tr C²/tr C), the standard deviation of the directions that hold most of the variance; 1 without moments."""
+    if model.moments is None:
+        return 1.0
+    mean, second = (torch.as_tensor(m).double() for m in model.moments)
+    if is_covariance(mean, second):
+        return float((second.square().sum() / second.trace()).sqrt())
+    variance = second.square()
+    return float((variance.square().sum() / variance.sum()).sqrt())
 
 
 def ratio(process: Process, t: float) -> float:
@@ -77,7 +89,7 @@ def times(process: Process, where: Sequence[float], scale: float) -> list[float]
 
 @dataclass(frozen=True)
 class Frame:
-    """The data's mean and standard deviations along `axes`: tensors (D,), or numbers where one serves all."""
+    """The data's mean and standard deviations along `axes`: tensors (D,) in x's dtype, or numbers for all."""
 
     mean: Any
     spread: Any
@@ -89,13 +101,15 @@ class Frame:
         """The model's moments, for samples shaped like those of x: (B, *); mean 0 and deviation 1 if it has none."""
         if model.moments is None:
             return Frame(0.0, 1.0, None, 1.0)
-        shape, dim = x.shape[1:], math.prod(x.shape[1:])
+        shape, dim, scale = x.shape[1:], math.prod(x.shape[1:]), data_scale(model)
         mean, second = (torch.as_tensor(m, device=x.device).double() for m in model.moments)
         full = is_covariance(mean, second)
         if not _broadcasts(mean, shape) and mean.numel() != dim:
             raise ValueError(
                 f"moments: the mean must broadcast to a sample of shape {tuple(shape)}, got {tuple(mean.shape)}"
             )
+        if mean.numel() == second.numel() == 1:
+            return Frame(float(mean), float(second.sqrt() if full else second), None, scale)
         mean = mean.reshape(-1) if mean.numel() == dim else mean.expand(shape).reshape(-1)
         axes = None
         if full and len(second) == dim:
@@ -109,16 +123,16 @@ class Frame:
                 f"or a covariance of shape ({dim}, {dim}), got {tuple(second.shape)}"
             )
         spread = spread.clamp_min(LEAST_SPREAD * float(spread.max()))
-        return Frame(mean, spread, axes, float(spread.square().mean().sqrt()))
+        return Frame(mean.to(x.dtype), spread.to(x.dtype), None if axes is None else axes.to(x.dtype), scale)
 
     def turn(self, x: Tensor) -> Tensor:
         """x: (B, *) as vectors along the axes, (B, D)."""
         flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-        return flat if self.axes is None else flat @ self.axes.to(x.dtype)
+        return flat if self.axes is None else flat @ self.axes
 
     def unturn(self, vectors: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of `turn`, with samples of `shape`."""
-        flat = vectors if self.axes is None else vectors @ self.axes.to(vectors.dtype).mT
+        flat = vectors if self.axes is None else vectors @ self.axes.mT
         return flat.reshape(flat.shape[0], *shape)
 
     def log_volume(self, dim: int) -> float:
@@ -136,70 +150,99 @@ def _broadcasts(value: Tensor, shape: torch.Size) -> bool:
 
 @dataclass(frozen=True)
 class Flow:
-    """The probability flow of one model, for samples of one shape, in the coordinates z: (B, D)."""
+    """The probability flow of one model, for samples of one shape, in the coordinates z: (B, D).
+
+    `known` says that the data's mean and covariance are known, so that there is no flow left at ρ = ∞.
+    """
 
     model: Model
     frame: Frame
     shape: torch.Size
+    known: bool
+    _last: dict[float, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(model: Model, x: Tensor) -> Flow:
-        return Flow(model, Frame.of(model, x), x.shape[1:])
+        return Flow(model, Frame.of(model, x), x.shape[1:], model.moments is not None and not conditions(model))
 
-    def _levels(self, t: float, like: Tensor) -> tuple[Any, Any]:
+    def is_far(self, w: float) -> bool:
+        """Whether the data's mean and covariance, being known, leave no slope worth a call at the place w."""
+        return self.known and w >= place(FAR, 1.0)
+
+    def _levels(self, t: float) -> tuple[Any, Any]:
         """αm and √(α²s² + σ²), the mean and deviation that Gaussian data would have at t."""
-        alpha, sigma = self.model.process.at("alpha", t), self.model.process.at("sigma", t)
-        if isinstance(self.frame.spread, float):
-            return alpha * self.frame.mean, math.hypot(alpha * self.frame.spread, sigma)
-        deviation = (alpha**2 * self.frame.spread.square() + sigma**2).sqrt()
-        return (alpha * self.frame.mean).to(like.dtype), deviation.to(like.dtype)
+        if t not in self._last:
+            alpha, sigma = self.model.process.at("alpha", t), self.model.process.at("sigma", t)
+            mean, spread = self.frame.mean, self.frame.spread
+            if isinstance(spread, float):
+                deviation = math.hypot(alpha * spread, sigma)
+            else:
+                deviation = (spread.square() * alpha**2).add_(sigma**2).sqrt_()
+            self._last.clear()
+            self._last[t] = (alpha * mean, deviation)
+        return self._last[t]
 
     def standard(self, x: Tensor) -> Tensor:
         """z of data x: (B, *), at ρ = 0: (x − m)/s."""
-        mean, spread = (v.to(x.dtype) if isinstance(v, Tensor) else v for v in (self.frame.mean, self.frame.spread))
-        return (self.frame.turn(x) - mean) / spread
+        return (self.frame.turn(x) - self.frame.mean) / self.frame.spread
 
     def into(self, x: Tensor, t: float) -> Tensor:
         """z of x: (B, *) at time t."""
-        mean, deviation = self._levels(t, x)
+        mean, deviation = self._levels(t)
         return (self.frame.turn(x) - mean) / deviation
 
     def back(self, z: Tensor, t: float) -> Tensor:
         """x of z: (B, D) at time t."""
-        mean, deviation = self._levels(t, z)
-        return self.frame.unturn(mean + deviation * z, self.shape)
+        return self.frame.unturn(self._scaled(z, t), self.shape)
+
+    def _scaled(self, z: Tensor, t: float) -> Tensor:
+        """αm + √(α²s² + σ²) z."""
+        mean, deviation = self._levels(t)
+        if isinstance(mean, Tensor):
+            return torch.addcmul(mean, z, deviation)
+        return z * deviation + mean if mean else z * deviation
 
     def field(self, z: Tensor, w: float, t: float) -> Tensor:
-        """dz/dw at the place w, 0 < w < 1, whose time is t: one call of the network."""
-        at, process, (_, slope) = max(t, TINY), self.model.process, graded(w, self.frame.scale)
+        """dz/dw at the place w, 0 < w <= 1, whose time is t: one call of the network."""
+        at, process, frame = max(t, TINY), self.model.process, self.frame
         alpha, sigma = process.at("alpha", at), process.at("sigma", at)
-        if alpha == 0.0:
-            return torch.zeros_like(z)
-        mean, deviation = self._levels(t, z)
-        x = mean + deviation * z
-        y = self.frame.turn(self.model(self.frame.unturn(x, self.shape), t))
-        a, b = row_at(self.model.prediction, process, at)
-        spread2, rho = self.frame.spread**2, sigma / alpha
-        front = slope / (spread2 + rho**2) ** 1.5
-        inner = front / (alpha * b - sigma * a)  # Cramer's rule for the row (−ρ, s²) of the table
-        by_x, by_y = -inner * (rho * b + spread2 * a), inner * (alpha * spread2 + sigma * rho)
-        if isinstance(front, Tensor):
-            by_x, by_y = by_x.to(z.dtype), by_y.to(z.dtype)
-        rest = front * rho * self.frame.mean
-        return by_x * x + by_y * y + (rest.to(z.dtype) if isinstance(rest, Tensor) else rest)
+        if alpha == 0.0:  # ρ = ∞, where z is noise, and only the mean can be off: ρ'/ρ² = 2/A
+            if not determines(self.model, "x0"):
+                return torch.zeros_like(z)
+            x0 = self.model.estimate(1.0, 0.0, frame.unturn(sigma * z, self.shape), t)
+            return (frame.mean - frame.turn(x0)) * (2 / (REACH * frame.scale))
+        x = self._scaled(z, t)
+        y = frame.turn(self.model(frame.unturn(x, self.shape), t))
+        (a, b), (_, deviation) = row_at(self.model.prediction, process, at), self._levels(t)
+        # Cramer's rule for the row (−ρ, s²)/h³ of the table, with h = deviation/α
+        determinant = alpha * b - sigma * a
+        by_y = graded(w, frame.scale)[1] * alpha**2 / determinant / deviation
+        front = by_y / deviation**2
+        by_x = front * (frame.spread**2 * (-alpha * a) - sigma * b)
+        rest = front * frame.mean * (sigma * determinant)
+        if isinstance(by_y, Tensor):
+            return torch.addcmul(torch.addcmul(rest, x, by_x), y, by_y)
+        slope = torch.add(x * by_x, y, alpha=by_y)
+        return slope + rest if rest else slope
 
 
-def adams_weights(nodes: Sequence[float], a: float, b: float) -> list[float]:
+@lru_cache(maxsize=4096)
+def adams_weights(nodes: tuple[float, ...], a: float, b: float) -> list[float]:
     """The weights that integrate over [a, b] the polynomial through values at `nodes`."""
     relative = (np.asarray(nodes) - a) / (b - a)
     powers = np.vander(relative, increasing=True).T
     return ((b - a) * np.linalg.solve(powers, 1 / np.arange(1, len(nodes) + 1))).tolist()
 
 
-def extrapolate(z: Tensor, history: Sequence[tuple[float, Tensor]], a: float, b: float) -> Tensor:
+History = tuple[tuple[float, Tensor | None], ...]
+"""Places and the slopes there, the latest last; None stands for zero."""
+
+
+def extrapolate(z: Tensor, history: History, a: float, b: float) -> Tensor:
     """z at b from z at a and the slopes in `history`, integrated as a polynomial."""
-    for weight, (_, slope) in zip(adams_weights([w for w, _ in history], a, b), history):
-        z = z + weight * slope
+    for weight, (_, slope) in zip(adams_weights(tuple(w for w, _ in history), a, b), history):
+        if slope is not None:
+            z = torch.add(z, slope, alpha=weight)
     return z
 
 
@@ -208,17 +251,17 @@ def advance(
     z: Tensor,
     a: float,
     b: float,
-    history: tuple[tuple[float, Tensor], ...],
+    history: History,
     order: int,
-) -> tuple[Tensor, tuple[tuple[float, Tensor], ...]]:
-    """One Adams–Bashforth–Moulton step from a to b: predict, evaluate once, correct.
+    origin: tuple[float, Tensor],
+) -> tuple[Tensor, History]:
+    """One Adams–Bashforth–Moulton step from a to b: predict through order − 1 slopes, evaluate once, correct.
 
-    The corrector goes through `order` slopes, the new one among them; where `field` gives None, no new slope
-    is to be had and the prediction stands. `history` ends with the slope at a.
+    The corrector goes through `order` slopes, the new one among them. As long as there are no more than that, it
+    integrates anew from the `origin` (place, z) of the history, so that the start has the order of the rest.
     """
-    guess = extrapolate(z, history[-order:], a, b)
-    slope = field(guess, b)
-    if slope is None:
-        return guess, history
-    grown = (*history[-order:], (b, slope))
-    return extrapolate(z, grown[-max(order, 2) :], a, b), grown
+    slope = field(extrapolate(z, history[1 - order :], a, b), b)
+    history = (*history, (b, slope))[-HIGHEST:]
+    if len(history) <= order and history[0][0] == origin[0]:
+        return extrapolate(origin[1], history, origin[0], b), history
+    return extrapolate(z, history[-order:], a, b), history

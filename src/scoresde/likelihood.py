@@ -152,7 +152,7 @@ def _integrate(
 
     def slope(state: Tensor, w: float) -> Tensor:
         """d(z, ∫div)/dw: (B, D + k). Below t_min it falls to zero linearly."""
-        if w in (0.0, 1.0):
+        if w == 0.0 or (w == 1.0 and flow.known):
             return torch.zeros_like(state)
         spent[0] += len(state)
         at = max(w, least)
@@ -166,9 +166,9 @@ def _integrate(
         equation, rtol, atol = _Slope(slope), solver.rtol, solver.atol
         state = solve(equation, state, grid[0], grid[-1], solver.method, grid=grid, rtol=rtol, atol=atol)
     else:
-        history = ((where[0], slope(state, where[0])),)
+        origin, history = (where[0], state), ((where[0], slope(state, where[0])),)
         for a, b in pairwise(where):
-            state, history = advance(slope, state, a, b, history, solver.order_of(a, b))
+            state, history = advance(slope, state, a, b, history, solver.order_of(a, b), origin)
     wide = state.double()
     normal = -0.5 * (wide[:, :dim] ** 2).sum(1, keepdim=True) - 0.5 * dim * math.log(2 * math.pi)
     latent = flow.back(state[:, :dim], process.t_max)

@@ -165,16 +165,28 @@ class Count:
         return model(x, t, **cond)
 
 
+def determines(model: Model, prediction: Prediction) -> bool:
+    """Whether the model's own prediction determines another at t_max."""
+    try:
+        weights(model.process, model.process.t_max, model.prediction, prediction)
+    except ValueError:
+        return False
+    return True
+
+
+def conditions(model: Model) -> dict[str, Any]:
+    """The conditions that `given` filled in."""
+    found, net = {}, model.net
+    while isinstance(net, _Wrapped):
+        if isinstance(net.function, _Given):
+            found = {**net.function.cond, **found}
+        net = net.model.net
+    return found
+
+
 def is_conditioned(model: Model) -> bool:
     """Whether conditions that may belong to single samples were filled in by `given`."""
-    net = model.net
-    while isinstance(net, _Wrapped):
-        if isinstance(net.function, _Given) and any(
-            isinstance(c, Tensor) and c.ndim for c in net.function.cond.values()
-        ):
-            return True
-        net = net.model.net
-    return False
+    return any(isinstance(c, Tensor) and c.ndim for c in conditions(model).values())
 
 
 class _Given:

@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from scoresde.flow import ratio
-from scoresde.model import Model, is_covariance
-from scoresde.prediction import weights
+from scoresde.flow import data_scale, ratio
+from scoresde.model import Model, determines
 from scoresde.process.base import NEGLIGIBLE
 from scoresde.samplers import grids
 from scoresde.samplers.noise import Draw, Noise, increments
@@ -53,7 +51,7 @@ class Sampler(ABC):
         four times the next σ/α if that is less, since explicit steps of an SDE must not cross more at once.
         """
         process = model.process
-        if process.at("alpha", float(times[0])) == 0.0 and (self.stochastic or not _determined(model, self.needs)):
+        if process.at("alpha", float(times[0])) == 0.0 and (self.stochastic or not determines(model, self.needs)):
             reach = min(1 / NEGLIGIBLE, 4 * ratio(process, float(times[1]))) if self.stochastic else 1 / NEGLIGIBLE
             times = times.clone()
             first = float(process.time(-2 * math.log(reach or 1 / NEGLIGIBLE)))
@@ -70,24 +68,6 @@ class Sampler(ABC):
         for t, s in pairwise(times):
             x, memory = self.step(model, x, t, s, memory, draw(t, s))
             yield x
-
-
-def data_scale(model: Model) -> float:
-    """The data's standard deviation by the model's moments, 1 if it has none."""
-    if model.moments is None:
-        return 1.0
-    mean, second = (torch.as_tensor(m).double() for m in model.moments)
-    variance = second.diagonal() if is_covariance(mean, second) else second.square()
-    return float(variance.mean().sqrt())
-
-
-def _determined(model: Model, prediction: str) -> bool:
-    """Whether the model's own prediction determines another at t_max."""
-    try:
-        weights(model.process, model.process.t_max, model.prediction, prediction)
-    except ValueError:
-        return False
-    return True
 
 
 def to_data(model: Model, x: Tensor, t: float) -> Tensor:
