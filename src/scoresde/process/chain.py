@@ -109,12 +109,15 @@ class Discrete(Process):
         k = (torch.searchsorted(knots, integral.detach()) - 1).clamp(0, self.steps - 1)
         goal, rise = integral - knots[k], knots[k + 1] - knots[k]
         curve, bend = 3 * rise - 2 * slopes[k] - slopes[k + 1], slopes[k] + slopes[k + 1] - 2 * rise
-        low, high = torch.zeros_like(goal), torch.ones_like(goal)
-        for _ in range(54):
-            w = (low + high) / 2
-            short = w * (slopes[k] + w * (curve + w * bend)) < goal
-            low, high = torch.where(short, w, low), torch.where(short, high, w)
-        return like(torch.where(goal <= 0, 0.0, k + high).div(self.steps).clamp(0.0, 1.0), logsnr)
+        low, high, w = torch.zeros_like(goal), torch.ones_like(goal), goal / rise
+        for _ in range(54):  # Newton's method, and bisection where it would leave the bracket
+            excess = w * (slopes[k] + w * (curve + w * bend)) - goal
+            low, high = torch.where(excess < 0, w, low), torch.where(excess < 0, high, w)
+            better = w - excess / (slopes[k] + w * (2 * curve + 3 * w * bend))
+            before, w = w, torch.where((better >= low) & (better <= high), better, (low + high) / 2)
+            if not _checks.traced(w) and bool(((w - before).abs() <= 2**-52).all()):
+                break
+        return like(torch.where(goal <= 0, 0.0, k + w).div(self.steps).clamp(0.0, 1.0), logsnr)
 
     def index(self, t: Any) -> Any:
         """The chain's index nearest to t (at least 0): an int for a number, a long tensor for a tensor."""
