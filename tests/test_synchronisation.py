@@ -1,6 +1,7 @@
 """Inside the loop nothing waits for the device: no value is read back, no data is sent there, nothing recompiles."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,12 +66,12 @@ def watched():
         yield
 
 
-def walk(sampler, process, moments, steps=6):
+def walk(sampler, process, moments, steps=6, seeds=None):
     model = Model(lambda x, t: x * t[:, None], process, "v", moments)
     x = torch.empty(4, 3, device="meta")
-    times = sampler.grid(model, steps).tolist()
+    times, source = sampler.grid(model, steps).tolist(), Source(x, 4, seeds=seeds)
     with watched():
-        *_, end = sampler.run(model, x, times, Source(x, 4))
+        *_, end = sampler.run(model, x, times, source)
     return end
 
 
@@ -80,6 +81,14 @@ def test_no_step_waits_for_the_device(sampler, process):
     for moments in (None,):
         end = walk(sampler, process, moments)
         assert end.device.type == "meta" and end.shape == (4, 3)
+
+
+@pytest.mark.parametrize("sampler", [s for s in all_samplers() if s.stochastic], ids=repr)
+def test_nor_does_the_noise(sampler):
+    """With a seed a sample, and along a Brownian path where the sampler offers it."""
+    paths = [replace(sampler, noise="path")] if "noise" in sampler.__dataclass_fields__ else []
+    for one in (sampler, *paths):
+        assert walk(one, VP(), None, seeds=range(4)).shape == (4, 3)
 
 
 PLANTS = {
