@@ -151,13 +151,18 @@ def test_calls_of_the_network():
         for sampler in ("DDIM", "Euler", "EulerMaruyama", "DDPM"):
             assert calls[name_, sampler] == one
         assert calls[name_, "Heun"] == two
-    assert (calls["VP", "Adams"], calls["VE", "Adams"], calls["RectifiedFlow", "Adams"]) == (10, 11, 9)
+    assert (calls["VP", "Adams"], calls["VE", "Adams"], calls["RectifiedFlow", "Adams"]) == (9, 10, 9)
+    for steps, moments, expected in ((40, mixture().moments, 40), (10, None, 10)):  # the noise end is asked
+        count = Count()
+        model = replace(mixture().model(RectifiedFlow(), "v"), moments=moments).wrap(count)
+        sample(model, (2, 2), steps=steps)
+        assert count.calls == expected
 
 
 def test_progress_shows_steps_and_calls(capsys):
     sample(mixture().model(VP()), (2, 2), steps=5, progress=True)
     shown = capsys.readouterr().err
-    assert "5/5" in shown and "NFE=5" in shown and "Adams" in shown
+    assert "5/5" in shown and "NFE=4" in shown and "Adams" in shown
 
 
 def test_gradients_flow_if_the_start_requires_them():
