@@ -328,7 +328,7 @@ def test_refusals():
         (lambda: Restart(DDIM(1.0)), "deterministic"), (lambda: Restart(low=2.0, high=1.0), "low < high"),
         (lambda: Restart(low=0.0), "low"), (lambda: Restart(high=math.inf), "high"),
         (lambda: Restart(repeats=-1), "repeats"), (lambda: Restart(inner_steps=0), "inner_steps"),
-        (lambda: Restart("Heun"), "sampler"),
+        (lambda: Restart("Heun"), "inner"),
     ):  # fmt: skip
         with pytest.raises((ValueError, TypeError), match=match):
             make()

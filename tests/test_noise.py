@@ -116,7 +116,7 @@ def test_half_the_variance_at_a_midpoint_would_be_seen():
 SAMPLERS = [EulerMaruyama, DDPM, SDE]
 
 
-def ends(sampler, process, steps, seeds=range(200)):
+def ends(sampler, process, steps, seeds=range(100)):
     """The samples by grids that refine each other, from the same start, between two times with noise."""
     model = mixture().model(process, "v")
     first, last = (float(process.time(-2 * math.log(ratio))) for ratio in (20.0, 0.05))
@@ -126,8 +126,11 @@ def ends(sampler, process, steps, seeds=range(200)):
     return [sample(model, x=x, sampler=sampler, grid=torch.linspace(first, last, n + 1), seeds=seeds) for n in steps]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: s.__name__)
-@pytest.mark.parametrize("process", [VP(), RectifiedFlow()], ids=name)
+@pytest.mark.parametrize(
+    ("sampler", "process"),
+    [(EulerMaruyama, VP()), (EulerMaruyama, RectifiedFlow()), (DDPM, VP()), (SDE, RectifiedFlow())],
+    ids=name,
+)
 def test_strong_order_one_along_a_path_and_none_without(sampler, process):
     """The reverse SDE's noise is additive, so that Euler's method has strong order 1; independent noise has none.
 
@@ -135,11 +138,11 @@ def test_strong_order_one_along_a_path_and_none_without(sampler, process):
     """
     steps = [256, 512, 1024]
     along, apart = (
-        [float((a - b).norm(dim=1).median()) for a, b in pairwise(ends(sampler(noise=k), process, n))]
+        [float((a - b).norm(dim=1).log().mean().exp()) for a, b in pairwise(ends(sampler(noise=k), process, n))]
         for k, n in (("path", steps), ("independent", [32, 64]))
     )
     assert 0.8 < slope(along, steps[:-1]) < 1.25
-    assert along[-1] < 0.02 and apart[0] > 0.4
+    assert along[-1] < 0.02 and apart[0] > 0.1
 
 
 def test_every_process_follows_the_same_path():
@@ -148,11 +151,11 @@ def test_every_process_follows_the_same_path():
     for process in (VP(), RectifiedFlow()):
         model = mixture().model(process, "v")
         first, last = (float(process.time(-2 * math.log(ratio))) for ratio in (20.0, 0.05))
-        y = 20.0 * torch.randn(200, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        sampler, grid = EulerMaruyama(noise="path"), torch.linspace(first, last, 1025)
-        x = sample(model, x=float(process.alpha(first)) * y, sampler=sampler, grid=grid, seeds=range(200))
+        y = 20.0 * torch.randn(100, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        sampler, grid = EulerMaruyama(noise="path"), torch.linspace(first, last, 513)
+        x = sample(model, x=float(process.alpha(first)) * y, sampler=sampler, grid=grid, seeds=range(100))
         found.append(x / float(process.alpha(last)))
-    assert (found[0] - found[1]).norm(dim=1).median() < 0.02
+    assert (found[0] - found[1]).norm(dim=1).median() < 0.04
 
 
 @pytest.mark.parametrize("sampler", [*SAMPLERS, lambda noise: DDPM("beta", noise=noise)], ids=str)

@@ -28,13 +28,13 @@ class Restart(Sampler):
     that does not pass low has no restart. Calls: the grid's and repeats × inner_steps times the sampler's a step.
 
     Args:
-        sampler: deterministic, for the way down, `Heun()` unless said otherwise. low, high: σ/α, 0 < low < high.
+        inner: the deterministic sampler of all ways down. low, high: of σ/α, 0 < low < high.
         repeats: K, 0 or more. inner_steps: of each way down, on `grids.karras`'s spacing between high and low.
 
     Reference: Xu et al. (2023), arXiv 2306.14878, algorithm 1 and eq. 3.
     """
 
-    sampler: Sampler = field(default_factory=Heun)
+    inner: Sampler = field(default_factory=Heun)
     low: float = 0.1
     high: float = 1.0
     repeats: int = 2
@@ -42,9 +42,9 @@ class Restart(Sampler):
     stochastic = True
 
     def __post_init__(self) -> None:
-        _checks.kind("sampler", self.sampler, Sampler, "Heun()")
-        if self.sampler.stochastic:
-            raise ValueError(f"sampler must be deterministic, got {self.sampler!r}; use Heun()")
+        _checks.kind("inner", self.inner, Sampler, "Heun()")
+        if self.inner.stochastic:
+            raise ValueError(f"inner must be deterministic, got {self.inner!r}; use Heun()")
         check_range("(low, high)", (self.low, self.high))
         _checks.positive("low", self.low)
         _checks.number("high", self.high)
@@ -53,14 +53,14 @@ class Restart(Sampler):
 
     def grid(self, model: Model, steps: int) -> Tensor:
         """The sampler's own, with the inner time next to low moved there."""
-        times, low = self.sampler.grid(model, steps), self._levels(model.process)[-1]
+        times, low = self.inner.grid(model, steps), self._levels(model.process)[-1]
         if len(times) > 2 and times[0] > low > times[-1]:
             near = 1 + int((times[1:-1].log() - math.log(low)).abs().argmin())
             times[near] = low
         return times
 
     def begin(self, model: Model, times: Tensor) -> Tensor:
-        return self.sampler.begin(model, times)
+        return self.inner.begin(model, times)
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
         *_, x = self.run(model, x, (t, s), randn)
@@ -71,19 +71,19 @@ class Restart(Sampler):
         low = levels[-1]
         before, after = [t for t in times if t > low], [t for t in times if t < low]
         if not before or (not after and times[-1] != low):
-            yield from self.sampler.run(model, x, times, randn)
+            yield from self.inner.run(model, x, times, randn)
             return
-        for k, state in enumerate(self.sampler.run(model, x, [*before, low], randn), 1):
+        for k, state in enumerate(self.inner.run(model, x, [*before, low], randn), 1):
             x = state
             if k < len(before):
                 yield x
         for _ in range(self.repeats):
             x = renoise(model.process, x, low, levels[0], randn)
-            *_, x = self.sampler.run(model, x, levels, randn)
+            *_, x = self.inner.run(model, x, levels, randn)
         if low in times:
             yield x
         if after:
-            yield from self.sampler.run(model, x, [low, *after], randn)
+            yield from self.inner.run(model, x, [low, *after], randn)
 
     def _levels(self, process: Process) -> list[float]:
         """The times of a way down, from high to low."""
