@@ -1,0 +1,433 @@
+"""The exponential stepper: its weights, identities, strong and weak orders, both ends of time, there and back."""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import mpmath
+import pytest
+import torch
+
+from scoresde import VE, VP, Cosine, Count, Model, RectifiedFlow, encode, sample, targets
+from scoresde.samplers import DDIM, DDPM, DEIS, ODE, DPMSolver, DPMSolverPP, Exponential, SASolver
+from scoresde.samplers.exponential import Node, clock, lagrange, moments
+from tests.problems import MAIN, NAMES, PROCESSES, exact_flow, gaussian, mixture, name, slope
+
+
+def starts(process, t, n=10):
+    """Points spread as the noised data are."""
+    z = torch.randn(n, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return math.hypot(process.at("alpha", t), process.at("sigma", t)) * z
+
+
+def even(process, steps, high=8.0, low=0.1):
+    """Equal steps in λ between two σ/α."""
+    return process.time(-2 * torch.linspace(math.log(high), math.log(low), steps + 1, dtype=torch.float64)).tolist()
+
+
+def rms(x):
+    return float(x.square().mean().sqrt())
+
+
+# --- weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("z", [1e-9, 0.3, -0.3, 1.99, 2.01, -1.99, -2.01, 8.0, -8.0, 40.0, -30.0])
+def test_moments_against_quadrature(z):
+    """∫₀¹ e^{z(u−1)} u^k du to 13 digits, on both sides of the place where the series gives way."""
+    for k, value in enumerate(moments(z, 5)):
+        with mpmath.workdps(40):
+            truth = float(mpmath.quad(lambda u, k=k: mpmath.e ** (z * (u - 1)) * u**k, mpmath.linspace(0, 1, 9)))
+        assert abs(value - truth) < 2e-13 * abs(truth), k
+
+
+@pytest.mark.parametrize("prediction", ["x0", "noise"])
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_factors_are_the_integrals_of_lagranges_polynomials(prediction, eta):
+    process, zero = VP(), torch.zeros(())
+    s, a = 0.31, clock(process, 0.37)
+    b = clock(process, s)
+    nodes = [Node(clock(process, t), 1.0, zero) for t in (0.55, 0.45, 0.41, 0.37)]
+    found = Exponential(prediction, 4, eta).factors(process, a, s, nodes)
+    for i, node in enumerate(nodes):
+        others = [n.place for j, n in enumerate(nodes) if j != i]
+
+        def integrand(x, node=node, others=others):
+            value = math.prod((x - o) / (node.place - o) for o in others)
+            if prediction == "x0":
+                return (1 + eta**2) * process.at("alpha", s) * mpmath.e ** ((1 + eta**2) * (x - b)) * value
+            return -(1 + eta**2) * process.at("sigma", s) * mpmath.e ** (b - x) * value
+
+        assert abs(found[i] - float(mpmath.quad(integrand, [a, b]))) < 1e-13
+
+
+@pytest.mark.parametrize("prediction", ["x0", "noise"])
+@pytest.mark.parametrize(
+    ("method", "order"), [*(("multistep", p) for p in (1, 2, 3, 4)), ("singlestep", 2), ("singlestep", 3)]
+)
+def test_exact_where_the_prediction_is_a_polynomial_in_lambda(prediction, method, order):
+    """Of degree order − 1; one degree more is not, and neither is a linear one by the published rule."""
+    process, (t, s) = VP(), (0.6, 0.4)
+
+    def error(degree, rule="exact"):
+        def polynomial(t):
+            return (clock(process, float(t)) + 0.3) ** degree
+
+        model = Model(lambda x, t: torch.full_like(x, polynomial(t[0])), process, prediction)
+        x = torch.full((1, 1), 0.7, dtype=torch.float64)
+        sampler = Exponential(prediction, order, method=method, rule=rule)
+        past = tuple(Node(clock(process, u), 1.0, torch.full_like(x, polynomial(u))) for u in (0.9, 0.8, 0.7))
+        memory = (None, 0.0, past[-order + 1 :]) if method == "multistep" and order > 1 else None
+        got = float(sampler.step(model, x, t, s, memory, None)[0])
+        a, b = clock(process, t), clock(process, s)
+        if prediction == "x0":
+            rest = mpmath.quad(lambda v: mpmath.e ** (v - b) * (v + 0.3) ** degree, [a, b]) * process.at("alpha", s)
+            return abs(got - process.at("sigma", s) / process.at("sigma", t) * 0.7 - float(rest))
+        rest = mpmath.quad(lambda v: mpmath.e ** (b - v) * (v + 0.3) ** degree, [a, b]) * process.at("sigma", s)
+        return abs(got - process.at("alpha", s) / process.at("alpha", t) * 0.7 + float(rest))
+
+    assert all(error(degree) < 1e-13 for degree in range(order))
+    assert error(order) > 1e-5
+    if order == 2:
+        assert error(1, "published") > 1e-4
+
+
+# --- identities ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("process", MAIN, ids=name)
+def test_order_one_is_ddim_in_either_prediction(process):
+    """To the data and away from it as well, and DDPM's posterior step with η = 1; DDIM's dial is a dial of ours."""
+    model, x = mixture().model(process, "v"), starts(process, 0.5)
+    xi = torch.randn(10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for t, s in ((0.9, 0.8), (0.5, 0.01), (0.2, 0.0), (0.1, 0.3), (0.0, 0.1)):
+        t, s = t * process.t_max, s * process.t_max
+        truth = DDIM().step(model, x, t, s, None, None)[0]
+        for prediction in ("x0", "noise"):
+            got = Exponential(prediction, 1).step(model, x, t, s, None, None)[0]
+            assert (got - truth).abs().max() < 1e-11 * float(x.abs().max() + 1)
+        if t > s:
+            one = DPMSolverPP(1, 1.0).step(model, x, t, s, None, lambda shape: xi)[0]
+            two = DDPM().step(model, x, t, s, None, lambda shape: xi)[0]
+            assert (one - two).abs().max() < 1e-11 * float(x.abs().max() + 1)
+        if t > s > 0:
+            h = clock(process, s) - clock(process, t)
+            dial = math.sqrt(-math.log1p(0.49 * math.expm1(-2 * h)) / (2 * h))
+            one = Exponential(order=1, eta=dial).step(model, x, t, s, None, lambda shape: xi)[0]
+            two = DDIM(0.7).step(model, x, t, s, None, lambda shape: xi)[0]
+            assert (one - two).abs().max() < 1e-11 * float(x.abs().max() + 1)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("process", [VP(), VE(), RectifiedFlow()], ids=name)
+def test_published_dpm_solver_pp_as_published(process, eta):
+    """2M: D = (1 + 1/2r) x̂₀ − 1/2r x̂₀ before. 3M: its second difference without the factor 2. x̂₀ at the end."""
+    model, times = mixture().model(process, "v"), [*even(process, 6), 0.0]
+    x = starts(process, times[0])
+    noises = torch.randn(7, 10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    lam = [clock(process, t) for t in times]
+    if process.at("sigma", 0.0) > 0:
+        times.pop()
+    for order in (2, 3):
+        draws = iter(noises)
+        *_, got = DPMSolverPP(order, eta, rule="published").run(model, x, times, lambda shape, d=draws: next(d))
+        y, past = x, []
+        for i, (t, s) in enumerate(pairwise(times)):
+            past.append(model.predict("x0", y, t))
+            if s == 0.0:
+                y = past[-1]
+                break
+            h, k = lam[i + 1] - lam[i], (1 + eta**2) * (lam[i + 1] - lam[i])
+            grow = process.at("alpha", s) * -math.expm1(-k)
+            move = process.at("sigma", s) / process.at("sigma", t) * math.exp(-(eta**2) * h) * y + grow * past[-1]
+            if i == 1 or (order == 2 and i):
+                r = (lam[i] - lam[i - 1]) / h
+                move = move + grow / (2 * r) * (past[-1] - past[-2])
+            elif i > 1:
+                r, q = (lam[i] - lam[i - 1]) / h, (lam[i - 1] - lam[i - 2]) / h
+                near, far = (past[-1] - past[-2]) / r, (past[-2] - past[-3]) / q
+                first, second = near + r / (r + q) * (near - far), (near - far) / (r + q)
+                phi2 = math.expm1(-k) / k + 1
+                move = move + process.at("alpha", s) * (phi2 * first - (phi2 / k - 0.5) * second)
+            y = move + process.at("sigma", s) * math.sqrt(-math.expm1(-2 * eta**2 * h)) * noises[i]
+        assert (got - y).abs().max() < 1e-11 * float(x.abs().max() + 1)
+
+
+def test_published_dpm_solver_2_and_3_as_published():
+    """Lu et al. (2022), algorithms 1 and 2, in their notation."""
+    process = VP()
+    model, t, s = mixture().model(process), 0.5, 0.4
+    x, (a, b) = starts(process, t), (clock(process, t), clock(process, s))
+
+    def at(share):
+        u = float(process.time(2 * (a + share * (b - a))))
+        return u, process.at("alpha", u) / process.at("alpha", t), process.at("sigma", u)
+
+    h, (_, grow, sigma), e0 = b - a, at(1.0), model.predict("noise", x, t)
+    u, grow1, sigma1 = at(0.5)
+    e1 = model.predict("noise", grow1 * x - sigma1 * math.expm1(h / 2) * e0, u)
+    got = DPMSolver(2, rule="published").step(model, x, t, s, None, None)[0]
+    assert (got - (grow * x - sigma * math.expm1(h) * e1)).abs().max() < 1e-12
+    u, grow1, sigma1 = at(1 / 3)
+    e1 = model.predict("noise", grow1 * x - sigma1 * math.expm1(h / 3) * e0, u)
+    u, grow2, sigma2 = at(2 / 3)
+    lift = math.expm1(2 * h / 3) / (2 * h / 3) - 1
+    e2 = model.predict("noise", grow2 * x - sigma2 * math.expm1(2 * h / 3) * e0 - 2 * sigma2 * lift * (e1 - e0), u)
+    end = grow * x - sigma * math.expm1(h) * e0 - 1.5 * sigma * (math.expm1(h) / h - 1) * (e2 - e0)
+    got = DPMSolver(3, rule="published").step(model, x, t, s, None, None)[0]
+    assert (got - end).abs().max() < 1e-12
+
+
+# --- strong orders ---------------------------------------------------------------------------------------------
+
+ORDERS = [
+    (Exponential("x0", 1), 1), (Exponential("x0", 2), 2), (Exponential("x0", 3), 3), (Exponential("x0", 4), 4),
+    (DEIS(1), 1), (DEIS(2), 2), (DEIS(3), 3), (DEIS(4), 4),
+    (DPMSolver(2), 2), (DPMSolver(3), 3), (DPMSolver(2, rule="published"), 2), (DPMSolver(3, rule="published"), 3),
+    (DPMSolver(2, "multistep", "published"), 2), (DPMSolver(3, "multistep", "published"), 2),
+    (DPMSolverPP(2, method="singlestep"), 2), (DPMSolverPP(3, method="singlestep"), 3),
+    (DPMSolverPP(2, method="singlestep", rule="published"), 2), (DPMSolverPP(2, rule="published"), 2),
+    (DPMSolverPP(3, method="singlestep", rule="published"), 3), (DPMSolverPP(3, rule="published"), 2),
+    (SASolver(1, 1, 0.0), 1), (SASolver(1, 2, 0.0), 2), (SASolver(2, 2, 0.0), 2), (SASolver(2, 3, 0.0), 3),
+    (SASolver(2, 2, 0.0, "published"), 2), (Exponential("noise", 2, corrector=3), 3),
+]  # fmt: skip
+
+
+LATE = {Exponential("x0", 3): 160, DEIS(3): 160, DEIS(4): 320, SASolver(2, 2, 0.0): 160}
+"""Where terms of two orders cancel at 80 steps: the steps from which the order shows."""
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """The end of the mixture's flow, by 2000 steps of order 4, after another package's method to 1e-8."""
+    process = VP()
+    times = even(process, 2000)
+    model, x = mixture().model(process, "v"), starts(process, times[0])
+    end = sample(model, x=x, sampler=DEIS(4), grid=times)
+    other = sample(model, x=x, sampler=ODE("dopri8", 1e-12, 1e-12), grid=[times[0], times[-1]])
+    assert (end - other).abs().max() < 1e-8
+    return end
+
+
+@pytest.mark.parametrize(("sampler", "order"), ORDERS, ids=repr)
+def test_strong_order(sampler, order, truth):
+    process, few = VP(), LATE.get(sampler, 80)
+    counts = (few, 2 * few)
+    for target in (gaussian(), mixture()):
+        model, errors = target.model(process, "v"), []
+        for n in counts:
+            times = even(process, n)
+            x = starts(process, times[0])
+            end = exact_flow(target, process, x, times[0], times[-1]) if len(target.weights) == 1 else truth
+            errors.append(rms(sample(model, x=x, sampler=sampler, grid=times) - end))
+        assert abs(slope(errors, counts) - order) < 0.2, (target, errors)
+
+
+@pytest.mark.parametrize("process", [VP(), RectifiedFlow(), Cosine()], ids=name)
+@pytest.mark.parametrize(
+    ("sampler", "order"),
+    [(DPMSolverPP(2), 2), (DPMSolverPP(3), 3), (DEIS(2), 2), (DEIS(3), 3), (DPMSolver(3), 3), (SASolver(2, 3, 0.0), 3)],
+    ids=repr,
+)
+def test_strong_order_from_noise_to_data_on_its_own_grid(sampler, order, process):
+    """The ends are the sampler's own business."""
+    target, counts = gaussian(), (100, 200)
+    model, x = target.model(process, "v"), starts(process, process.t_max)
+    truth = exact_flow(target, process, x, process.t_max, 0.0)
+    errors = [rms(sample(model, x=x, sampler=sampler, steps=n) - truth) for n in counts]
+    assert abs(slope(errors, counts) - order) < 0.2, errors
+
+
+@pytest.mark.parametrize("plant", ["weight", "old sigma", "time", "half"])
+def test_a_planted_error_costs_the_order(plant, truth):
+    @dataclass(frozen=True)
+    class Wrong(DPMSolverPP):
+        def integrals(self, z, n):
+            exact = moments(z, n)
+            return (*exact[:-1], exact[-1] * (0.5 if plant == "half" and n == 2 else 1.0))
+
+        def factors(self, process, a, s, nodes):
+            found = super().factors(process, a, s, nodes)
+            if plant == "weight":
+                found[-1] *= 1.01
+            if plant == "time" and len(nodes) > 1:  # the prediction before taken for one of a step earlier
+                h = nodes[-1].place - nodes[-2].place
+                return super().factors(process, a, s, [nodes[0]._replace(place=nodes[0].place - h), nodes[1]])
+            return found
+
+        def gain(self, process, t, s):
+            if plant == "old sigma":
+                return math.sqrt(process.at("sigma", s) / process.at("sigma", t))
+            return super().gain(process, t, s)
+
+    process, counts = VP(), (80, 160)
+    model, errors = mixture().model(process, "v"), []
+    for n in counts:
+        times = even(process, n)
+        errors.append(rms(sample(model, x=starts(process, times[0]), sampler=Wrong(2), grid=times) - truth))
+    assert slope(errors, counts) < 1.5, errors
+
+
+# --- weak orders -----------------------------------------------------------------------------------------------
+
+
+def propagate(sampler, model, times):
+    """Mean and variance at the end for normal data in one dimension, exactly: every step is affine in x and ξ.
+
+    One batch: 0 without noise, 1 without noise, and 0 with one of the ξ equal to 1.
+    """
+    n = len(times) - 1
+    x, draws = torch.zeros(n + 2, 1, dtype=torch.float64), iter(torch.eye(n + 2, dtype=torch.float64)[2:, :, None])
+    x[1] = 1.0
+    *_, end = sampler.run(model, x, times, lambda shape: next(draws))
+    origin, gain, *noise = (end[:1], *(end[1:] - end[0]))
+    mean, covariance = model.moments
+    alpha, sigma = model.process.at("alpha", times[0]), model.process.at("sigma", times[0])
+    variance = float(gain) ** 2 * (alpha**2 * float(covariance) + sigma**2)
+    return float(origin + gain * alpha * mean), variance + float(torch.stack(noise).square().sum())
+
+
+WEAK = [
+    (DPMSolverPP(1, 1.0), 1), (DPMSolverPP(2, 1.0), 2), (DPMSolverPP(2, 0.5), 2),
+    (DPMSolverPP(2, 1.0, "singlestep"), 2), (DPMSolverPP(2, 1.0, rule="published"), 2), (DPMSolverPP(3, 1.0), 2),
+    (DPMSolverPP(3, 1.0, rule="published"), 2),
+    (Exponential("noise", 1, 1.0), 1), (Exponential("noise", 2, 1.0), 2),
+    (Exponential("noise", 2, 1.0, "singlestep"), 2), (SASolver(1, 1), 1), (SASolver(1, 2), 2), (SASolver(), 2),
+    (SASolver(rule="published"), 2), (SASolver(3, 3), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sampler", "order"), WEAK, ids=repr)
+def test_weak_order_by_exact_propagation(sampler, order):
+    process, counts, errors = VP(), (100, 200), []
+    for n in counts:
+        times, error = even(process, n, 4.0, 0.25), 0.0
+        alpha, sigma = process.at("alpha", times[-1]), process.at("sigma", times[-1])
+        for spread in (0.4, 1.7):
+            model = targets.Gaussian(torch.tensor([0.7], dtype=torch.float64), spread).model(process, "v")
+            mean, variance = propagate(sampler, model, times)
+            error += abs(mean - 0.7 * alpha) + abs(variance - spread * alpha**2 - sigma**2)
+        errors.append(error)
+    above = 0.8 if sampler == SASolver() else 0.3  # its error of order 2 is small beside that of order 3
+    assert -0.3 < slope(errors, counts) - order < above, errors
+
+
+def test_weak_order_sees_a_planted_error():
+    @dataclass(frozen=True)
+    class Wrong(DPMSolverPP):
+        def deviation(self, process, t, s):
+            return super().deviation(process, t, s) * 1.01
+
+    process, errors = VP(), []
+    model = targets.Gaussian(torch.tensor([0.7], dtype=torch.float64), 0.4).model(process, "v")
+    for n in (100, 200):
+        times = even(process, n, 4.0, 0.25)
+        alpha, sigma = process.at("alpha", times[-1]), process.at("sigma", times[-1])
+        errors.append(abs(propagate(Wrong(2, 1.0), model, times)[1] - 0.4 * alpha**2 - sigma**2))
+    assert slope(errors, (100, 200)) < 0.5
+
+
+# --- the ends, there and back, calls ---------------------------------------------------------------------------
+
+EVERY = [
+    DPMSolverPP(2), DPMSolverPP(3), DEIS(3), DEIS(4), DPMSolver(3), SASolver(2, 3, 0.0), SASolver(),
+    DPMSolverPP(2, rule="published"), DPMSolverPP(2, 1.0, "singlestep"), DPMSolverPP(3, 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_every_process_and_prediction(process):
+    """40 steps put samples where the data are; fewer, on any grid, end at finite numbers."""
+    inside = [process.t_max * u for u in (0.99, 0.5, 0.2, 0.1)]
+    for sampler in EVERY:
+        for prediction in NAMES if sampler == EVERY[0] else ("v",):
+            model = mixture().model(process, prediction)
+            assert sample(model, (16, 2), sampler, 40, seeds=range(16)).abs().max() < 4.5, (sampler, prediction)
+            for steps, grid in ((1, None), (2, None), (5, None), (3, inside)):
+                assert torch.isfinite(sample(model, (2, 2), sampler, steps, grid, seeds=range(2))).all()
+
+
+def test_the_grid_decreases_from_noise_to_data():
+    for process in PROCESSES:
+        model = mixture().model(process, "v")
+        for sampler in (*EVERY, Exponential(order=4), Exponential("noise", 2)):
+            for steps in (1, 2, 3, 7, 20, 333):
+                times = sampler.grid(model, steps)
+                assert times.shape == (steps + 1,) and (times.diff() < 0).all() and times[-1] == 0.0
+                assert sampler.stochastic or times[0] == process.t_max
+
+
+@pytest.mark.parametrize("process", [VP(), RectifiedFlow(), VE()], ids=name)
+@pytest.mark.parametrize("sampler", [DPMSolverPP(2), DPMSolverPP(3), DEIS(3), DPMSolver(3), DEIS(4)], ids=repr)
+def test_encode_and_sample_are_inverse(sampler, process):
+    model = mixture().model(process, "v")
+    x = mixture().sample(20, torch.Generator().manual_seed(0))
+    errors = [rms(sample(model, x=encode(model, x, sampler, n), sampler=sampler, steps=n) - x) for n in (60, 120)]
+    assert errors[-1] < 5e-3 and slope(errors, (60, 120)) > 1.5, errors
+
+
+def test_the_end_rows_are_exact_for_normal_data():
+    """From pure noise, to pure noise and to the data, for a Gaussian of one standard deviation in all directions."""
+    target = targets.Gaussian(torch.tensor([0.7, -0.2], dtype=torch.float64), 0.3)
+    process = RectifiedFlow()
+    model, x = target.model(process, "v"), torch.randn(5, 2, dtype=torch.float64)
+    mean, deviation = target.moments[0], math.sqrt(0.3)
+    for sampler in (DPMSolverPP(2), DEIS(2)):
+        for t, s in ((1.0, 0.9), (0.4, 0.0), (0.9, 1.0), (0.0, 0.1)):
+            level = [math.hypot((1 - u) * deviation, u) for u in (t, s)]
+            truth = (1 - s) * mean + level[1] / level[0] * (x - (1 - t) * mean)
+            assert (sampler.step(model, x, t, s, None, None)[0] - truth).abs().max() < 1e-12, (t, s)
+
+
+def test_calls_of_the_network():
+    times = even(VP(), 10)
+    for sampler, calls in (
+        (DPMSolverPP(2), 10), (DPMSolverPP(3), 10), (DEIS(4), 12), (SASolver(), 10), (DPMSolver(2), 20),
+        (DPMSolver(3), 30), (DPMSolverPP(2, 1.0, "singlestep"), 20), (SASolver(3, 3, 0.0), 10),
+    ):  # fmt: skip
+        count = Count()
+        model = mixture().model(VP()).wrap(count)
+        sample(model, x=starts(VP(), times[0]), sampler=sampler, grid=times, generator=torch.Generator().manual_seed(0))
+        assert count.calls == calls, sampler
+
+
+def test_a_path_of_noise_is_one_draw_a_step():
+    model = mixture().model(VP(), "v")
+    for sampler in (SASolver(), DPMSolverPP(2, 1.0), DPMSolverPP(2, 1.0, "singlestep")):
+        sampler = replace(sampler, noise="path")
+        four, two = (sample(model, (n, 2), sampler, 30, seeds=range(n)) for n in (4, 2))
+        assert (four[:2] - two).abs().max() < 1e-12 and four.abs().max() < 4.5
+
+
+def test_single_precision_is_kept():
+    model = mixture().model(VP(), "noise")
+    x = starts(VP(), 1.0)
+    for sampler in (DPMSolverPP(3), DEIS(3)):
+        short = sample(model, x=x.float(), sampler=sampler, steps=20)
+        assert short.dtype == torch.float32
+        assert (short.double() - sample(model, x=x, sampler=sampler, steps=20)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Exponential("eps"), "prediction"),
+        (lambda: Exponential(order=5), "order must be one of"),
+        (lambda: DPMSolverPP(4), "order must be one of"),
+        (lambda: Exponential(order=4, rule="published"), "at most 3"),
+        (lambda: DPMSolverPP(3, 1.0, "singlestep"), "at most 2"),
+        (lambda: DPMSolver(2, "single"), "singlestep"),
+        (lambda: Exponential(method="singlestep", corrector=2), "corrector"),
+        (lambda: SASolver(eta=-1.0), "eta"),
+        (lambda: SASolver(noise="brownian"), "noise"),
+        (lambda: DPMSolverPP(rule="paper"), "rule"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_lagrange_weights_of_equal_steps_are_adams():
+    assert lagrange((-1.0, 0.0), moments(0.0, 2)) == pytest.approx((-1 / 2, 3 / 2), abs=1e-14)
+    assert lagrange((-2.0, -1.0, 0.0), moments(0.0, 3)) == pytest.approx((5 / 12, -16 / 12, 23 / 12), abs=1e-14)
