@@ -78,12 +78,12 @@ class Heun(_TwoStage):
         x' = x_t + (s − t) ẋ(x_t, t),   x_s = x_t + (s − t) [ẋ(x_t, t) + ẋ(x', s)] / 2
 
     A step to s = 0, where the slope may be infinite, is `to_data`'s (one call). With churn, a step of a grid of n
-    begins by raising the noise from ρ = σ/α to ρ(1 + γ), γ = min(churn/n, √2 − 1), though not beyond t_max: the
-    noise differs from a Langevin step's only in that what it does to the law is undone by the flow, exactly. Weak
-    order 2. (`step` alone takes its grid to be that one step.)
+    begins by raising the noise from ρ = σ/α to ρ(1 + γ), γ = min(churn/n, √2 − 1), though not beyond t_max. That
+    keeps the law exactly (docs/theory, eq. 14), so that the weak order is 2. (`step` alone takes the grid to be
+    that one step, or of as many as `memory` says.)
 
     Args:
-        churn: 0 or more; Karras et al. found 40 to 80 best for CIFAR-10 and ImageNet. churn_noise: the deviation
+        churn: 0 or more; the paper's range from 30 to 80, where there is some. churn_noise: the deviation
             of the noise that raises it; only 1 keeps the law. churn_range: of σ/α, where there is churn.
         rule: how a step to s = 0 ends: "exact", as `to_data`; or "published", Euler's step to the denoiser x₀.
 
