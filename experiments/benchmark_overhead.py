@@ -1,12 +1,13 @@
 """What a sampler costs beside its network: the time of a run over the time of its bare calls, in one run.
 
-    python experiments/benchmark_overhead.py [--device cpu] [--steps 50] [--repeats 15] [--threads 1] [--compile]
+    python experiments/benchmark_overhead.py [--device cpu] [--steps 50] [--repeats 15] [--compile] [--clock wall|cpu]
 
 A run is all that a user waits for: `sample(...)` with its grid, or a peer's `set_timesteps` and loop. It is divided by
 as many bare forwards as the network was called, timed right before and after it; the table shows the median of these
 ratios over the repeats. "first" is the ratio of the very first run, which computes what later ones remember. "inside"
 is the median of the run's time over the time it spent in the network: other load on the machine weighs on both alike
 (on the CPU only, where calls finish before they return).
+On a machine that others use as well, `--clock cpu` counts this process's own seconds (with one thread the same).
 Peers are optional: pip install "scoresde[bench]" (and flow_matching, whose licence is non-commercial).
 """
 
@@ -40,6 +41,8 @@ OURS = {
     "EulerMaruyama()": ("ddpm", lambda: samplers.EulerMaruyama()),
     "Euler(), flow": ("flow", lambda: samplers.Euler()),
 }
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
 GOALS = {"MLP": 1.5, "convolutions": 1.03}  # at order 3
 
 
@@ -188,14 +191,14 @@ class Broadcast(nn.Module):
 class Timed(nn.Module):
     """A network that counts its calls and the seconds in them."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, clock: Callable[[], float]) -> None:
         super().__init__()
-        self.net, self.calls, self.seconds = net, 0, 0.0
+        self.net, self.clock, self.calls, self.seconds = net, clock, 0, 0.0
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        begun = time.perf_counter()
+        begun = self.clock()
         y = self.net(x, t)
-        self.seconds += time.perf_counter() - begun
+        self.seconds += self.clock() - begun
         self.calls += 1
         return y
 
@@ -207,18 +210,25 @@ def rivals(net: nn.Module, shape: tuple[int, ...]) -> dict[str, Run]:
     return runs
 
 
-def timed(function: Callable[[], object], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    function()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
+def timer(device: str, clock: Callable[[], float]) -> Callable[[Callable[[], object]], float]:
+    """function -> the seconds that it takes, on the device too."""
+
+    def timed(function: Callable[[], object]) -> float:
+        if device != "cpu":
+            torch.cuda.synchronize()
+        begun = clock()
+        function()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return clock() - begun
+
+    return timed
 
 
 @torch.no_grad()
-def measure(name: str, device: str, steps: int, repeats: int, compiled: bool = False) -> list[dict]:
+def measure(
+    name: str, device: str, steps: int, repeats: int, compiled: bool = False, clock: str = "wall"
+) -> list[dict]:
     """One row for each rival: calls, milliseconds of a bare call, and the ratios first, median and inside."""
     torch.manual_seed(0)
     build, shape = NETWORKS[name]
@@ -232,25 +242,26 @@ def measure(name: str, device: str, steps: int, repeats: int, compiled: bool = F
             net(x, times)
 
     bare(20)
-    watched = Timed(net)
+    timed = timer(device, CLOCKS[clock])
+    watched = Timed(net, CLOCKS[clock])
     runs, watching = rivals(net, shape), rivals(watched, shape)
     ratios: dict[str, list[float]] = {key: [] for key in runs}
     inside: dict[str, list[float]] = {key: [] for key in runs}
     calls, least = {}, []
     for _ in range(repeats):
         for key, run in runs.items():
-            before = timed(lambda: bare(steps), device)
-            spent = timed(lambda run=run: run(x, steps), device)
-            after = timed(lambda: bare(steps), device)
+            before = timed(lambda: bare(steps))
+            spent = timed(lambda run=run: run(x, steps))
+            after = timed(lambda: bare(steps))
             watched.calls, watched.seconds = 0, 0.0
-            whole = timed(lambda key=key: watching[key](x, steps), device)
+            whole = timed(lambda key=key: watching[key](x, steps))
             calls[key] = watched.calls
             ratios[key].append(spent / (before + after) * 2 * steps / watched.calls)
             inside[key].append(whole / watched.seconds)
             least.append(min(before, after) / steps)
     return [
         {
-            "network": name, "compiled": compiled, "device": device, "steps": steps, "sampler": key,
+            "network": name, "compiled": compiled, "device": device, "clock": clock, "steps": steps, "sampler": key,
             "calls": calls[key], "ms_a_call": 1e3 * min(least), "first": values[0],
             "ratio": statistics.median(values[1:] or values), "inside": statistics.median(inside[key]),
         }
@@ -265,6 +276,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="also with the network compiled")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/overhead.csv"))
     options = parser.parse_args()
@@ -272,11 +284,11 @@ def main() -> None:
     rows = []
     print(
         f"torch {torch.__version__} on {options.device}, {options.threads} thread(s), {options.steps} steps, "
-        f"medians of {options.repeats}"
+        f"{options.clock} time, medians of {options.repeats}"
     )
     for compiled in (False, True) if options.compile else (False,):
         for name in options.networks:
-            found = measure(name, options.device, options.steps, options.repeats, compiled)
+            found = measure(name, options.device, options.steps, options.repeats, compiled, options.clock)
             rows += found
             shape = " × ".join(map(str, NETWORKS[name][1]))
             title = f"{name}{', compiled' if compiled else ''}, state {shape}"
