@@ -91,9 +91,13 @@ def graded(process: Process, steps: int, scale: float = 1.0) -> Tensor:
     Reference: docs/theory, eq. 12.
     """
     scale = _checks.positive("scale", scale)
-    times = flow.times(process, flow.places(process, _checks.count("steps", steps), scale), scale)
-    times[0], times[-1] = process.t_max, 0.0
-    return torch.tensor(times, dtype=torch.float64)
+    steps = _checks.count("steps", steps)
+
+    def compute() -> list[float]:
+        inner = flow.times(process, flow.places(process, steps, scale), scale)[1:-1]
+        return [process.t_max, *inner, 0.0]
+
+    return torch.tensor(process.remember(("graded", scale), steps, compute), dtype=torch.float64)
 
 
 def _span(process: Process) -> tuple[Tensor, ...]:
