@@ -89,7 +89,7 @@ class Certificate:
     Args:
         name: the sampler. kind: "strong", "weak", "bias" or "rtol". order: declared. checks: on the Gaussian and
             the mixture, and on the mixture to the data. round_trip: the RMS of x − sample(encode(x)) at 40 steps,
-            NaN where the sampler is stochastic or cannot encode. calls: of the network, a step. note: why an order may be exceeded.
+            NaN if the sampler is stochastic or cannot encode. calls: a step. note: why an order may be exceeded.
     """
 
     name: str

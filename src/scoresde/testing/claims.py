@@ -24,9 +24,12 @@ from scoresde.samplers import (
     Euler,
     EulerMaruyama,
     Exponential,
+    FlowSDE,
     Heun,
     LangevinCorrector,
+    Midpoint,
     PredictorCorrector,
+    Restart,
     Sampler,
     SASolver,
     UniPC,
@@ -54,6 +57,7 @@ DDIMS_END = {"leaves": 4e-6}
 """What a last step by DDIM's rule, from σ/α = 0.001 to the data, leaves at any number of steps."""
 
 START = {"most": 512, "note": "the error of its first steps, of the declared order, is small beside the rest"}
+FIRST = {"note": "of its own order from the noise end with the data's moments, as to data; else 3, by the start"}
 HIGHER = {"note": "its error of order 2 is small beside that of order 3"}
 SAMPLED = {"most": 64}
 """Where steps remember and draw noise, the mixture's expectations are sampled, and small errors are out of sight."""
@@ -66,14 +70,22 @@ def _langevin(predictor: Sampler) -> Callable[[int], Sampler]:
     return lambda n: PredictorCorrector(predictor, LangevinCorrector(snr=math.sqrt(0.4 / n)))
 
 
+def _restart(n: int) -> Restart:
+    """A way down whose steps are as small as the grid's."""
+    return Restart(low=0.3, repeats=1, inner_steps=n // 4)
+
+
 CLAIMS = tuple(
     Claim(sampler, order, more)
     for sampler, order, more in (
         (DDIM(),                                                    1, {}),
         (Euler(),                                                   1, {}),
         (Heun(),                                                    2, {}),
+        (Midpoint(),                                                2, {}),
         (Adams(2),                                                  2, {}),
         (Adams(3),                                                  3, {}),
+        (Adams(4),                                                  3, FIRST),
+        (Adams(5),                                                  3, FIRST),
         (Exponential("x0", 1),                                      1, {}),
         (Exponential("x0", 2),                                      2, {}),
         (Exponential("x0", 3),                                      3, {}),
@@ -120,6 +132,11 @@ CLAIMS = tuple(
         (lambda n: ODE("dopri5", 1 / n, 1 / n),                     1, RTOL | {"name": "ODE('dopri5', rtol)"}),
         (EulerMaruyama(),                                           1, {}),
         (EulerMaruyama(0.5),                                        1, {}),
+        (FlowSDE(),                                                 1, {}),
+        (FlowSDE(order=2),                                          2, {}),
+        (FlowSDE("constant", 2),                                    2, {"ends": 1.5}),
+        (Heun(churn=4.0),                                           2, {}),
+        (_restart,                                                  2, {"name": "Restart()"}),
         (DDPM(),                                                    1, {}),
         (DDPM("beta"),                                              1, {}),
         (DDIM(0.5),                                                 1, {}),
