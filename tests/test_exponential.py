@@ -178,6 +178,20 @@ def test_published_dpm_solver_2_and_3_as_published():
     assert (got - end).abs().max() < 1e-12
 
 
+def test_published_deis_differs_by_its_start_and_end():
+    """Its integrals are exact, so that only the first step of order 3 and the last to the data are others."""
+    process = VP()
+    model, times = mixture().model(process), even(process, 5)
+    x = starts(process, times[0])
+    one, two = (sample(model, x=x, sampler=DEIS(2, rule), grid=times) for rule in ("exact", "published"))
+    assert torch.equal(one, two)
+    one, two = (sample(model, x=x, sampler=DEIS(3, rule), grid=times[:3]) for rule in ("exact", "published"))
+    three = sample(model, x=x, sampler=DEIS(2), grid=times[:3])
+    assert torch.equal(two, three) and (one - two).abs().max() > 1e-4
+    end = DEIS(2, "published").step(model, x, times[-1], 0.0, None, None)[0]
+    assert torch.allclose(end, model.predict("x0", x, times[-1]), rtol=1e-12)
+
+
 # --- strong orders ---------------------------------------------------------------------------------------------
 
 ORDERS = [

@@ -56,18 +56,24 @@ class DPMSolverPP(Stepper):
 
 @dataclass(frozen=True)
 class DEIS(Stepper):
-    """DEIS in log ρ: the exponential stepper in the noise prediction, multistep and exact. Strong order `order`.
+    """DEIS in log ρ: the exponential stepper in the noise prediction, multistep, its integrals exact by either rule.
 
-    One call a step, and two more on the first step of order 4.
+    Strong order `order`. One call a step, and two more on the first step of order 4. As published, the first steps
+    are not corrected, which leaves 2 for the orders above in the end, and the last step is DDIM's.
 
     Args:
-        order: 1 to 4.
+        order: 1 to 4. rule: "exact", or "published" starts and ends.
 
     Reference: Zhang and Chen (2023), arXiv 2204.13902, eq. 14-15 and sec. 4 (log ρ); docs/theory, eq. 18-19.
     """
 
     order: int = 3
+    rule: Literal["exact", "published"] = "exact"
     prediction = "noise"
+    published = 4
+
+    def integrals(self, z: float, n: int) -> tuple[float, ...]:
+        return moments(z, n)
 
 
 @dataclass(frozen=True)
