@@ -56,7 +56,7 @@ def data_scale(model: Model) -> float:
     """√(tr C²/tr C), the standard deviation of the directions that hold most of the variance; 1 without moments."""
     if model.moments is None:
         return 1.0
-    mean, second = (torch.as_tensor(m).double() for m in model.moments)
+    mean, second = (torch.as_tensor(m, device="cpu").double() for m in model.moments)
     if is_covariance(mean, second):
         return float((second.square().sum() / second.trace()).sqrt())
     variance = second.square()
@@ -102,7 +102,7 @@ class Frame:
         if model.moments is None:
             return Frame(0.0, 1.0, None, 1.0)
         shape, dim, scale = x.shape[1:], math.prod(x.shape[1:]), data_scale(model)
-        mean, second = (torch.as_tensor(m, device=x.device).double() for m in model.moments)
+        mean, second = (torch.as_tensor(m, device="cpu").double() for m in model.moments)
         full = is_covariance(mean, second)
         if not _broadcasts(mean, shape) and mean.numel() != dim:
             raise ValueError(
@@ -123,7 +123,7 @@ class Frame:
                 f"or a covariance of shape ({dim}, {dim}), got {tuple(second.shape)}"
             )
         spread = spread.clamp_min(LEAST_SPREAD * float(spread.max()))
-        return Frame(mean.to(x.dtype), spread.to(x.dtype), None if axes is None else axes.to(x.dtype), scale)
+        return Frame(mean.to(x), spread.to(x), None if axes is None else axes.to(x), scale)
 
     def turn(self, x: Tensor) -> Tensor:
         """x: (B, *) as vectors along the axes, (B, D)."""
@@ -254,13 +254,15 @@ def advance(
     history: History,
     order: int,
     origin: tuple[float, Tensor],
+    guess: Tensor | None = None,
 ) -> tuple[Tensor, History]:
     """One Adams–Bashforth–Moulton step from a to b: predict through order − 1 slopes, evaluate once, correct.
 
     The corrector goes through `order` slopes, the new one among them. As long as there are no more than that, it
-    integrates anew from the `origin` (place, z) of the history, so that the start has the order of the rest.
+    integrates anew from the `origin` (place, z) of the history, so that the start has the order of the rest. A
+    `guess` stands in for the prediction.
     """
-    slope = field(extrapolate(z, history[1 - order :], a, b), b)
+    slope = field(extrapolate(z, history[1 - order :], a, b) if guess is None else guess, b)
     history = (*history, (b, slope))[-HIGHEST:]
     if len(history) <= order and history[0][0] == origin[0]:
         return extrapolate(origin[1], history, origin[0], b), history

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from scoresde import _checks
-from scoresde.flow import HIGHEST, Flow, advance, extrapolate, place, ratio
+from scoresde.flow import FAR, HIGHEST, Flow, advance, extrapolate, place, ratio
 from scoresde.model import Model
 from scoresde.samplers.base import Draw, Sampler
 
@@ -27,8 +27,8 @@ class Adams(Sampler):
     in by `given`), and n steps take n − 1 calls; for more, the slope there is asked.
 
     Args:
-        order: of convergence, 2 to 5. None: 3 where a step is longer than 1/12 of the way, 5 where it is
-            shorter than 1/24, else 4.
+        order: of convergence, 2 to 5 (5 from the noise end and with the right moments, else 4). None: 3 where a
+            step is longer than 1/12 of the way, 5 where it is shorter than 1/24, else 4.
 
     Reference: docs/theory, eq. 10-12; Hairer, Nørsett and Wanner (1993), sec. III.1 and III.5 (variable steps).
     """
@@ -57,6 +57,9 @@ class Adams(Sampler):
         if s == 0.0 and b > 0.0:  # σ(0) > 0: from here one call carries on to the data
             z = extrapolate(z, history[1 - order :], a, b)
         else:
+            inside = len(history) == 1 and order > 3 and 0.0 < a < place(FAR, 1.0)
             z, history = advance(slope, z, a, b, history, order, origin)
+            if inside:  # a start where the field's Jacobian is not small: the first slope is asked again
+                z, history = advance(slope, z, a, b, history[:1], order, origin, z)
         x = flow.back(z, s)
         return x, (flow, x, z, history, origin)
