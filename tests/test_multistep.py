@@ -70,7 +70,7 @@ def test_unipc_as_published(order, variant, prediction, process):
 def test_unipcs_strong_order(order, variant, shown):
     """One above p, but for p = 3, where the start allows 3: the rest, of order 4, may hide its error for long."""
     process, target = VP(), gaussian()
-    model, counts, errors = target.model(process, "v"), (80, 160) if order < 3 else (400, 800), []
+    model, counts, errors = target.model(process, "v"), (80, 160) if order < 3 else (500, 1000), []
     for n in counts:
         times = even(process, n)
         x = starts(process, times[0])
