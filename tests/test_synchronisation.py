@@ -66,21 +66,32 @@ def watched():
         yield
 
 
-def walk(sampler, process, moments, steps=6, seeds=None):
+def walk(sampler, process, moments, steps=6, seeds=None, free=0):
+    """Run the sampler on the device, watched but for the first `free` steps."""
     model = Model(lambda x, t: x * t[:, None], process, "v", moments)
     x = torch.empty(4, 3, device="meta")
     times, source = sampler.grid(model, steps).tolist(), Source(x, 4, seeds=seeds)
+    states = sampler.run(model, x, times, source)
+    for _ in range(free):
+        x = next(states)
     with watched():
-        *_, end = sampler.run(model, x, times, source)
-    return end
+        *_, x = states
+    return x
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=name)
 @pytest.mark.parametrize("sampler", list(all_samplers()), ids=repr)
 def test_no_step_waits_for_the_device(sampler, process):
-    for moments in (None,):
+    for moments in (None, (0.5, 2.0)):
         end = walk(sampler, process, moments)
         assert end.device.type == "meta" and end.shape == (4, 3)
+
+
+@pytest.mark.parametrize("sampler", list(all_samplers()), ids=repr)
+def test_moments_are_sent_once(sampler):
+    """A mean and deviations, or a covariance, of every coordinate go to the device with the first step."""
+    for second in (torch.ones(3), torch.eye(3)):
+        assert walk(sampler, VP(), (torch.zeros(3), second), free=1).device.type == "meta"
 
 
 @pytest.mark.parametrize("sampler", [s for s in all_samplers() if s.stochastic], ids=repr)
