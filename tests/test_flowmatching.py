@@ -199,7 +199,7 @@ def test_other_noise_than_its_own_would_be_seen():
 
 def test_churn_is_karrass_algorithm():
     """Written out as in the paper's algorithm 2, on EDM's process and grid, from the same noise."""
-    model, n, churn, inflate = mixture().model(EDM(), "x0"), 18, 40.0, 1.007
+    model, n, churn, inflate = mixture().model(EDM(), "x0"), 18, 4.0, 1.007
     times = grids.karras(EDM(), n).tolist()
     times[0] = 60.0  # so that the first step may be raised within the process
     noises, x = torch.randn(n, 6, 2, dtype=torch.float64), 60 * torch.randn(6, 2, dtype=torch.float64)

@@ -45,7 +45,7 @@ def test_seeded_numbers_are_standard_normal_and_independent():
 def test_numbers_belong_to_the_whole_seed():
     """Seeds that agree in their last 32 bits differ, as does the path from the independent numbers of a seed."""
     draws = [Source(torch.empty(0), 1, seeds=[s])((1, 1000)) for s in (5, 5 + 2**32, 6, -5)]
-    draws.append(Source(torch.empty(0), 1, seeds=[5]).path((1, 1000))(1.0))
+    draws += [Source(torch.empty(0), 1, seeds=[5]).path((1, 1000)).normal(label) for label in (1, 2)]
     for i, one in enumerate(draws):
         for two in draws[:i]:
             assert abs(float((one * two).mean())) < 4 / math.sqrt(1000)
