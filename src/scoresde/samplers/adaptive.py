@@ -103,6 +103,14 @@ class Adaptive(Sampler):
         budget: the most calls a sample may take, 2 or more; None for no bound. A sample that runs out is carried the
             rest of the way by the slope where it got to, without a call, and a warning, `Unfinished`, says so.
 
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, targets
+        >>> model = targets.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.1).model(VP())
+        >>> x, track = Adaptive(rtol=1e-3, atol=1e-3).step(model, torch.tensor([[0.02], [2.0]]), 1.0, 0.0, None, None)
+        >>> bool(track.calls[0] >= track.calls[1])
+        True
+
     Reference: docs/theory, eq. 25-26; Hairer, Nørsett and Wanner (1993), sec. II.4 and II.5, and Hairer and Wanner
     (1996), sec. IV.2, for the controller.
     """
