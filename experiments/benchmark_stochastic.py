@@ -24,7 +24,7 @@ import csv
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -225,9 +225,11 @@ class Bench:
         return sorted((c for c in cells if c is not None), key=lambda cell: cell.square)
 
 
-def contest(bench: Bench, everyone: list[Rival], nfe: tuple[int, ...], seeds: int, finalists: int) -> list[dict]:
+def contest(
+    bench: Bench, everyone: list[Rival], nfe: tuple[int, ...], seeds: int, finalists: int
+) -> Iterator[list[dict]]:
     """For every number of calls: all are tried, each side's best again, and the best of these measured afresh."""
-    rows, hopeful = [], everyone
+    hopeful = everyone
     for calls in nfe:
         begun = time.time()
         tried = bench.ranked(hopeful, calls, HEATS[0])
@@ -238,12 +240,11 @@ def contest(bench: Bench, everyone: list[Rival], nfe: tuple[int, ...], seeds: in
             first = HEATS[1].stop
             best += bench.ranked([c.rival for c in second[:1]], calls, range(first, first + seeds)) or [None]
         report(calls, best[0], best[1], bench.floor, time.time() - begun)
-        rows += [row(bench, cell, calls, final=True) for cell in best if cell is not None]
-        rows += [row(bench, cell, calls, final=False) for cell in tried]
+        rows = [row(bench, cell, calls, final=True) for cell in best if cell is not None]
+        yield rows + [row(bench, cell, calls, final=False) for cell in tried]
         if calls >= HALVED_FROM:
             stay = [rival for side in sides for rival in side[: max(LEAST_TRIED, len(side) // 2)]]
             hopeful = stay + [r for r in hopeful if r.name in KEPT and r not in stay]
-    return rows
 
 
 def row(bench: Bench, cell: Cell, calls: int, final: bool) -> dict:
@@ -272,13 +273,20 @@ def report(calls: int, one: Cell | None, two: Cell | None, floor: np.ndarray, se
             print(f"{calls:>5}  {label:<62}{cell.square:>8.2f} ± {cell.spread:.2f}{parts}  {note}", flush=True)
 
 
+def write(rows: list[dict], path: Path) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--nfe", nargs="+", type=int, default=list(NFE))
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--finalists", type=int, default=5)
+    parser.add_argument("--finalists", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     options = parser.parse_args()
@@ -294,11 +302,9 @@ def main() -> None:
             f"{error} {value:.2g}" for error, value in zip(ERRORS, bench.floor)
         ))  # fmt: skip
         print(f"{'NFE':>5}  {'best of each side':<62}{'score²':>8}       " + "".join(f"{e[:8]:>8}" for e in ERRORS))
-        rows += contest(bench, everyone, tuple(options.nfe), options.seeds, options.finalists)
-    with (options.out / "stochastic.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        for found in contest(bench, everyone, tuple(options.nfe), options.seeds, options.finalists):
+            rows += found
+            write(rows, options.out / "stochastic.csv")
     print(f"\nwritten to {options.out / 'stochastic.csv'}")
 
 

@@ -83,7 +83,8 @@ def test_a_contest_chooses_and_reports(capsys):
     )
     over = Rival("diffusers", "over", lambda problem, calls, seed: [problem.ask(problem.noise, 1, 1, 0, 1)] * 0 or None)
     exact = Rival("diffusers", "exact", lambda problem, calls, seed: bench.target.sample(300))
-    rows = benchmark_stochastic.contest(bench, [ddim, rough, over, exact], (10, 20), seeds=2, finalists=2)
+    rounds = benchmark_stochastic.contest(bench, [ddim, rough, over, exact], (10, 20), seeds=2, finalists=2)
+    rows = [row for found in rounds for row in found]
     shown = capsys.readouterr().out
     assert shown.count("scoresde") == 2 and shown.count("diffusers exact") == 2
     final = [row for row in rows if row["final"]]
