@@ -169,3 +169,23 @@ def test_k_diffusion(name, sampler, dtype, monkeypatch):
 
     their = getattr(rules, f"sample_{name}")(denoiser, x, torch.tensor(times, dtype=dtype), disable=True)
     assert_same(sample(model, x=x, sampler=sampler(rule="published"), grid=times), their)
+
+
+def test_the_benchmarks_peers_and_reference(monkeypatch):
+    """On a grid that they are handed all first-order samplers are DDIM; the reference is where ours converges."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    pytest.importorskip("azula")
+    benchmark, peers = (importlib.import_module(name) for name in ("benchmark_samplers", "peers"))
+    problem, calls, least = benchmark.exact_problem("mixture", "vp", 16, "cpu"), 10, 0.01
+    process = problem.model.process
+    ratios = torch.from_numpy(peers.levels("log", calls, problem.top, least))
+    times = [process.t_max, *process.time(-2 * ratios[1:].log()).tolist(), 0.0]
+    mine = sample(problem.model, x=problem.x, sampler=DDIM(), grid=times)
+    runs = {"azula": lambda: peers.by_azula("DDIMSampler", {}, 1, "log", least, "zero", problem, calls)}
+    if importlib.util.find_spec("k_diffusion"):
+        runs["k-diffusion"] = lambda: peers.by_k_diffusion("euler", {}, 1, "log", least, problem, calls)
+    for name, run in runs.items():
+        problem.calls = 0
+        assert (run() - mine).abs().max() < 1e-9, name
+        assert problem.calls == calls, name
+    assert (sample(problem.model, x=problem.x, steps=300) - problem.reference()).abs().max() < 1e-6
