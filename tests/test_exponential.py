@@ -10,7 +10,7 @@ import torch
 
 from scoresde import VE, VP, Cosine, Count, Model, RectifiedFlow, encode, sample, targets
 from scoresde.samplers import DDIM, DDPM, DEIS, ODE, DPMSolver, DPMSolverPP, Exponential, SASolver
-from scoresde.samplers.exponential import Node, clock, lagrange, moments
+from scoresde.samplers.quadrature import Node, clock, lagrange, moments
 from tests.problems import MAIN, NAMES, PROCESSES, exact_flow, gaussian, mixture, name, slope
 
 
@@ -344,8 +344,8 @@ def test_weak_order_sees_a_planted_error():
 # --- the ends, there and back, calls ---------------------------------------------------------------------------
 
 EVERY = [
-    DPMSolverPP(2), DPMSolverPP(3), DEIS(3), DEIS(4), DPMSolver(3), SASolver(2, 3, 0.0), SASolver(),
-    DPMSolverPP(2, rule="published"), DPMSolverPP(2, 1.0, "singlestep"), DPMSolverPP(3, 1.0),
+    DPMSolverPP(3), DEIS(4), DPMSolver(3), SASolver(), DPMSolverPP(2, rule="published"),
+    DPMSolverPP(2, 1.0, "singlestep"),
 ]  # fmt: skip
 
 

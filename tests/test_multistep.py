@@ -9,7 +9,7 @@ import torch
 
 from scoresde import VP, Count, RectifiedFlow, encode, grids, sample
 from scoresde.samplers import DDIM, DEIS, IPNDM, PNDM, UniPC
-from scoresde.samplers.exponential import clock
+from scoresde.samplers.quadrature import clock
 from tests.problems import MAIN, NAMES, PROCESSES, exact_flow, gaussian, mixture, name, slope
 from tests.test_exponential import even, rms, starts
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from scoresde.samplers.exponential import Stepper, moments
+from scoresde.samplers.exponential import Stepper
 from scoresde.samplers.noise import Noise
+from scoresde.samplers.quadrature import moments
 
 
 @dataclass(frozen=True)

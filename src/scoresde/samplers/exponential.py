@@ -11,10 +11,9 @@ The named members of the family are choices of its settings (dpm.py, unipc.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,65 +22,11 @@ from torch import Tensor
 from scoresde import _checks
 from scoresde.flow import ratio
 from scoresde.model import Model
-from scoresde.prediction import weights
 from scoresde.process import Process
 from scoresde.samplers import grids
 from scoresde.samplers.base import Draw, Sampler, data_scale, from_data
 from scoresde.samplers.noise import NOISES, Noise
-
-
-@lru_cache(4096)
-def moments(z: float, n: int) -> tuple[float, ...]:
-    """∫₀¹ e^{z(u−1)} u^k du for k < n: a series for small z, integration by parts beyond (docs/theory, eq. 19)."""
-    if abs(z) < 2:
-        return tuple(_series(z, k) for k in range(n))
-    found = [-math.expm1(-z) / z]
-    for k in range(1, n):
-        found.append((1 - k * found[-1]) / z)
-    return tuple(found)
-
-
-def _series(z: float, k: int) -> float:
-    term = total = 1 / (k + 1)
-    for j in range(30):
-        term *= -z / (k + j + 2)
-        total += term
-    return total
-
-
-@lru_cache(4096)
-def lagrange(nodes: tuple[float, ...], integrals: tuple[float, ...]) -> tuple[float, ...]:
-    """The weights of values at `nodes` in the integral of the polynomial through them; `integrals`: of u^k."""
-    return tuple(np.linalg.solve(np.vander(nodes, increasing=True).T, integrals).tolist())
-
-
-class Node(NamedTuple):
-    """A prediction, scale · value, made at λ = place."""
-
-    place: float
-    scale: float
-    value: Tensor
-
-
-def ask(model: Model, prediction: str, x: Tensor, t: float) -> Node:
-    """The model's prediction at (x, t): one call, and one operation to convert it."""
-    row = (1.0, 0.0) if prediction == "x0" else (0.0, 1.0)
-    u, w = (float(c) for c in weights(model.process, t, model.prediction, row))
-    y = model(x, t)
-    scale, one, other, share = (w, y, x, u) if abs(w) >= abs(u) else (u, x, y, w)
-    return Node(clock(model.process, t), scale, torch.add(one, other, alpha=share / scale) if share else one)
-
-
-def combine(x: Tensor, factors: Iterable[float], nodes: Iterable[Node]) -> Tensor:
-    """x + Σ factor · prediction."""
-    for factor, node in zip(factors, nodes):
-        x = torch.add(x, node.value, alpha=factor * node.scale)
-    return x
-
-
-def clock(process: Process, t: float) -> float:
-    """λ = log(α/σ) at t."""
-    return process.at("logsnr", t) / 2
+from scoresde.samplers.quadrature import Node, ask, clock, combine, lagrange, moments
 
 
 class Stepper(Sampler):
@@ -125,11 +70,12 @@ class Stepper(Sampler):
     def grid(self, model: Model, steps: int) -> Tensor:
         """Published rules: `grids.logsnr`. Order 1: the graded grid. Else equal steps in w, σ/α = A (w/(1 − w))^q.
 
-        q = p/2 + 1/4 is enough for order p up to both ends (docs/theory, the exponential stepper). A is the data's
+        q = p/2 + 1/4 is enough for order p, weak or strong, up to both ends (docs/theory, "The grid"). A is the data's
         standard deviation. For data predictions it is half of that, and q at most max(1, steps/10), which few steps
         prefer, if the end is σ = 0.
         """
         process, order = model.process, max(self.order, self.corrector)
+        order = min(order, 2) if self.eta else order
         if self.rule == "published":
             return self.begin(model, grids.logsnr(process, steps))
         if order == 1:
@@ -271,8 +217,9 @@ class Exponential(Stepper):
 
     Deterministic: strong order `order`, multistep or singlestep. Order 4 costs two calls more, on its first step;
     singlestep methods take `order` calls a step. With a corrector of q predictions: order min(order + 1, q), but 3
-    for order = 3 and q = 4, by the start. With η > 0: weak order 1 for order 1, else 2. At order 1 a step is DDIM's,
-    and so is the last; above, the last step is right for normal data.
+    for order = 3 and q = 4, by the start. With η > 0: weak order 1 for order 1, else 2. Order 1 with η = 0 is DDIM;
+    above order 1, steps at the ends of time are right for normal data. With η > 0 the noise prediction is stiff
+    (orders 3 and 4 want h below 0.3): take "x0".
 
     Args:
         prediction: what is a polynomial in λ, "x0" or "noise". order: 1 to 4, how many predictions it goes through.

@@ -14,7 +14,8 @@ from scoresde.process import Process
 from scoresde.samplers import grids
 from scoresde.samplers.base import Draw, Sampler
 from scoresde.samplers.ddim import DDIM
-from scoresde.samplers.exponential import Node, ask, combine
+from scoresde.samplers.exponential import Exponential
+from scoresde.samplers.quadrature import Node, ask, combine
 
 ADAMS = ((1.0,), (-1 / 2, 3 / 2), (5 / 12, -16 / 12, 23 / 12), (-9 / 24, 37 / 24, -59 / 24, 55 / 24))
 """Adams–Bashforth weights for equal steps, the oldest value first."""
@@ -47,6 +48,10 @@ class IPNDM(Sampler):
     def __post_init__(self) -> None:
         if _checks.count("order", self.order) not in (1, 2, 3, 4):
             raise ValueError(f"order must be 1, 2, 3 or 4, got {self.order}")
+
+    def grid(self, model: Model, steps: int) -> Tensor:
+        """That of the exponential stepper for noise predictions, of the order that this has."""
+        return Exponential("noise", min(self.order, 2)).grid(model, steps)
 
     def step(self, model: Model, x: Tensor, t: float, s: float, memory: Any, randn: Draw) -> tuple[Tensor, Any]:
         process = model.process

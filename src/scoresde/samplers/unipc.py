@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scoresde import _checks
-from scoresde.samplers.exponential import Stepper, moments
+from scoresde.samplers.exponential import Stepper
+from scoresde.samplers.quadrature import moments
 
 
 @dataclass(frozen=True)
