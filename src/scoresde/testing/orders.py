@@ -34,7 +34,7 @@ POINTS = 200
 WIDE = 300
 """Points in the noise of a step that carries far, such as Restart's."""
 
-PATHS, FINER, LAG = 4000, 2, 3
+PATHS, FINER, LAG = 2000, 2, 3
 """Sampled paths where a step remembers, and steps for one of theirs in the expectation that they are compared with."""
 
 
@@ -148,7 +148,7 @@ def _spread(run: Run, x: np.ndarray) -> float:
 def averaged(run: Run, function: Test, x: np.ndarray) -> Test:
     """x ↦ E[function(run(x, ξ))], known at the points x by Gauss–Hermite quadrature, a quintic spline between them."""
     grid, shares = _nodes(draws(run))
-    if grid.shape[1] == 1 and _spread(run, x) > (x[-1] - x[0]) / 36:  # too far for a polynomial: the trapezoidal rule
+    if grid.shape[1] == 1 and _spread(run, x) > (x[-1] - x[0]) / 24:  # too far for a polynomial: the trapezoidal rule
         grid = np.linspace(-8, 8, WIDE)[:, None]
         shares = np.exp(-(grid[:, 0] ** 2) / 2) / np.exp(-(grid**2) / 2).sum()
     states = torch.as_tensor(np.repeat(x, len(grid)))[:, None]
