@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from scoresde import VP, RectifiedFlow
+from scoresde import EDM, VP, Cosine, RectifiedFlow
 from scoresde.cli import main
 from scoresde.samplers import (
     DDIM,
     DDPM,
+    Adams,
     AnnealedLangevin,
     DPMSolverPP,
     EulerMaruyama,
@@ -255,4 +256,14 @@ def test_some_samplers_have_their_order(row):
 @pytest.mark.parametrize("row", claims.CLAIMS, ids=lambda row: row.name)
 def test_every_sampler_has_its_order(row):
     certificate = row.certificate()
+    assert certificate.passed, table([certificate], errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [RectifiedFlow(), EDM(), Cosine()], ids=name)
+@pytest.mark.parametrize(
+    ("sampler", "order"), [(Adams(3), 3), (Exponential(), 3), (Heun(), 2), (DDPM(), 1)], ids=spelled
+)
+def test_orders_do_not_depend_on_the_process(process, sampler, order):
+    certificate = certify(sampler, order, process=process, ends=0, most=256)
     assert certificate.passed, table([certificate], errors=True)
