@@ -26,7 +26,7 @@ from scoresde.samplers import (
     sample,
 )
 from scoresde.testing import Certificate, certify, claims, orders
-from scoresde.testing.certify import Check, spelled, table
+from scoresde.testing.certificate import Check, spelled, table
 from scoresde.testing.exact import GAUSSIAN, MIXTURE, Problem, interior
 from tests.problems import MAIN, exact_flow, name
 
@@ -177,6 +177,15 @@ def test_what_is_wrong_fails():
     assert not certify(Heun(), 1, **FAST).passed  # or too low
     assert certify(Heun(), 1, note="because", **FAST).passed
     assert not certify(Mine(0.02), 1, note="because", **FAST).passed
+
+
+def test_an_exact_result_has_no_order_and_one_that_is_not_finite_fails():
+    known = replace(GAUSSIAN, knows_moments=True)
+    exact = certify(Adams(3), 3, problems=(known,), **FAST)
+    assert exact.checks[0].measured == math.inf and not exact.passed
+    assert certify(Adams(3), 3, problems=(known,), note="exact for data whose moments it knows", **FAST).passed
+    wild = certify(Mine(1e300), 1, **FAST)
+    assert math.isnan(wild.checks[0].measured) and not wild.passed
 
 
 def test_the_verdict_counts_the_standard_error():

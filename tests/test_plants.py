@@ -7,7 +7,8 @@ from functools import cache
 
 import pytest
 
-from scoresde.testing.certify import certify, table
+from scoresde.testing.certificate import table
+from scoresde.testing.certify import certify
 from scoresde.testing.exact import GAUSSIAN
 
 SAMPLERS = "scoresde.samplers."

@@ -88,7 +88,7 @@ def _demo(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
 def _certify(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from scoresde.testing.certify import table
+    from scoresde.testing.certificate import table
     from scoresde.testing.claims import chosen
 
     try:

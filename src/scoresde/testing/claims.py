@@ -34,7 +34,8 @@ from scoresde.samplers import (
     SASolver,
     UniPC,
 )
-from scoresde.testing.certify import Certificate, certify, spelled
+from scoresde.testing.certificate import Certificate, spelled
+from scoresde.testing.certify import certify
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ CLAIMS = tuple(
         (FlowSDE(),                                                 1, {}),
         (FlowSDE(order=2),                                          2, {}),
         (FlowSDE("constant", 2),                                    2, {"ends": 1.5}),
-        (Heun(churn=4.0),                                           2, {}),
+        (Heun(churn=4.0),                                           2, {"name": "Heun(churn=4)"}),
         (_restart,                                                  2, {"name": "Restart()", "most": 128}),
         (DDPM(),                                                    1, {}),
         (DDPM("beta"),                                              1, {}),
@@ -143,7 +144,7 @@ CLAIMS = tuple(
         (DPMSolverPP(2, 1.0, "singlestep"),                         2, {}),
         (DPMSolverPP(2, 1.0),                                       2, SAMPLED),
         (SASolver(),                                                2, SAMPLED | HIGHER),
-        (SDE("euler"),                                              1, {"most": 64}),
+        (SDE("euler"),                                              1, {"most": 64, "name": "SDE('euler')"}),
         (SDE("srk"),                                                2, {"most": 64}),
         (_langevin(EulerMaruyama()),                                1, {"name": "PredictorCorrector()"}),
         (_langevin(DDIM()),                                         1, {"name": "PredictorCorrector(DDIM())"}),
