@@ -135,15 +135,20 @@ def _round_trip(sampler: Sampler, problem: Problem, process: Process) -> float:
         return math.nan
     model, x = problem.model(process, 2), problem.starts(process, 0.0)
     try:
-        latent = encode(model, x, sampler, ROUND_TRIP)
+        back = sample(model, x=encode(model, x, sampler, ROUND_TRIP), sampler=sampler, steps=ROUND_TRIP)
     except (ValueError, ArithmeticError):
         return math.nan
-    return float((sample(model, x=latent, sampler=sampler, steps=ROUND_TRIP) - x).square().mean().sqrt())
+    return float((back - x).square().mean().sqrt())
 
 
 def _calls(sampler: Sampler, process: Process, steps: int) -> float:
-    """Calls of the network a step."""
+    """Calls of the network a step; NaN if the run is not finite."""
     count, times = Count(), interior(process, steps)
     model, x = MIXTURE.model(process, 2).wrap(count), MIXTURE.starts(process, times[0])
-    sample(model, x=x, sampler=sampler, grid=times, generator=torch.Generator().manual_seed(0))
+    try:
+        sample(model, x=x, sampler=sampler, grid=times, generator=torch.Generator().manual_seed(0))
+    except ValueError as error:
+        if "finite" not in str(error):
+            raise
+        return math.nan
     return count.calls / steps
