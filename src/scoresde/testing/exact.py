@@ -28,7 +28,7 @@ WIDE, NARROW = 10.0, 0.1
 class Problem:
     """Data in the plane whose coordinates along `AXES` are independent: a mixture along the first, a normal second.
 
-    The flow of each coordinate keeps its quantile, F_s(x_s) = F_t(x_t), so it is exact (docs/theory, eq. 2).
+    The flow of each coordinate keeps its quantile, F_s(x_s) = F_t(x_t), so its end points are known exactly.
     """
 
     name: str
