@@ -5,8 +5,8 @@
 A run is all that a user waits for: `sample(...)` with its grid, or a peer's `set_timesteps` and loop. It is divided by
 as many bare forwards as the network was called, timed right before and after it; the table shows the median of these
 ratios over the repeats. "first" is the ratio of the very first run, which computes what later ones remember. "inside"
-is the median of the run's time over the time it spent in the network: other load on the machine weighs on both alike
-(on the CPU only, where calls finish before they return).
+is the median of the run's time over the time it spent in the network (on the CPU only, where calls finish before they
+return). "least" is the least time of a run over that of a bare call: with many repeats, what a quiet machine shows.
 On a machine that others use as well, `--clock cpu` counts this process's own seconds (with one thread the same).
 Peers are optional: pip install "scoresde[bench]" (and flow_matching, whose licence is non-commercial).
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -247,7 +248,7 @@ def measure(
     runs, watching = rivals(net, shape), rivals(watched, shape)
     ratios: dict[str, list[float]] = {key: [] for key in runs}
     inside: dict[str, list[float]] = {key: [] for key in runs}
-    calls, least = {}, []
+    calls, bares, runtimes = {}, [], {key: math.inf for key in runs}
     for _ in range(repeats):
         for key, run in runs.items():
             before = timed(lambda: bare(steps))
@@ -258,12 +259,14 @@ def measure(
             calls[key] = watched.calls
             ratios[key].append(spent / (before + after) * 2 * steps / watched.calls)
             inside[key].append(whole / watched.seconds)
-            least.append(min(before, after) / steps)
+            bares += [before / steps, after / steps]
+            runtimes[key] = min(runtimes[key], spent)
     return [
         {
             "network": name, "compiled": compiled, "device": device, "clock": clock, "steps": steps, "sampler": key,
-            "calls": calls[key], "ms_a_call": 1e3 * min(least), "first": values[0],
+            "calls": calls[key], "ms_a_call": 1e3 * min(bares), "first": values[0],
             "ratio": statistics.median(values[1:] or values), "inside": statistics.median(inside[key]),
+            "least": runtimes[key] / calls[key] / min(bares),
         }
         for key, values in ratios.items()
     ]  # fmt: skip
@@ -293,10 +296,10 @@ def main() -> None:
             shape = " × ".join(map(str, NETWORKS[name][1]))
             title = f"{name}{', compiled' if compiled else ''}, state {shape}"
             print(f"\n{title}: {found[0]['ms_a_call']:.3f} ms a bare call; goal at order 3: {GOALS[name]}")
-            print(f"{'sampler':<30}{'calls':>7}{'first':>9}{'median':>9}{'inside':>9}")
+            print(f"{'sampler':<30}{'calls':>7}{'first':>9}{'median':>9}{'inside':>9}{'least':>9}")
             for row in found:
                 print(
-                    f"{row['sampler']:<30}{row['calls']:>7}{row['first']:>9.2f}{row['ratio']:>9.3f}{row['inside']:>9.3f}"
+                    f"{row['sampler']:<30}{row['calls']:>7}{row['first']:>9.2f}{row['ratio']:>9.3f}{row['inside']:>9.3f}{row['least']:>9.3f}"
                 )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", newline="") as file:

@@ -90,7 +90,7 @@ class Model:
         The inner loop of every sampler: t is a number, and nothing is checked on the device.
         """
         u, w = weights(self.process, t, self.prediction, (p, q))
-        return u * x + w * self(x, t, **cond)
+        return torch.add(u * x, self(x, t, **cond), alpha=w)
 
     def given(self, **cond: Any) -> Model:
         """This model with conditions filled in: model.given(label=y)(x, t) is model(x, t, label=y)."""
@@ -162,7 +162,7 @@ class Count:
 
     def __call__(self, model: Model, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         self.calls += 1
-        return model(x, t, **cond)
+        return model.net(x, t, **cond)  # the counting model has checked x and t, and will check the output
 
 
 def determines(model: Model, prediction: Prediction) -> bool:
