@@ -221,3 +221,13 @@ def test_on_an_accelerator():
         x = sample(target.model(VP()), (50, 2), sampler, 20, seeds=range(50))
         assert x.device.type == "cuda"
         assert (x.cpu() - sample(mixture().model(VP()), (50, 2), sampler, 20, seeds=range(50))).abs().max() < 1e-3
+
+
+def test_a_start_at_pure_noise_is_carried_to_where_a_noise_prediction_can_begin():
+    """Noise says nothing of the data's mean where α = 0, so the sampler begins at σ/α = 1000, and x goes there too."""
+    x = torch.randn(20, 2, dtype=torch.float64)
+    truth = sample(mixture().model(RectifiedFlow(), "v"), x=x, steps=800)
+    model = mixture().model(RectifiedFlow(), "noise")
+    for sampler in (Adams(), ODE(rtol=1e-8, atol=1e-8)):
+        assert (sample(model, x=x, sampler=sampler, steps=800) - truth).abs().max() < 1e-7  # 2e-3 if it stays
+    assert (encode(model, truth, steps=800) - x).abs().max() < 1e-6

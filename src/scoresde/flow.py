@@ -6,7 +6,7 @@ is known), z = (y − m)/h, h² = s² + ρ², moves by
     dz/dw = ρ'(w) (s² ε − ρ (x₀ − m)) / h³,         d log p(z)/dw = −div_z dz/dw,          (docs/theory, eq. 10-12)
 
 a row of the prediction table plus a constant. It is zero for Gaussian data, and at both ends of time. Time is
-graded by ρ(w) = A w/(1 − w²), w in [0, 1], which is linear near the data and reaches ρ = ∞ at w = 1.
+graded by ρ(w) = s w^{3/2}/(1 − w²), w in [0, 1], which crowds towards the data and reaches ρ = ∞ at w = 1.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ from scoresde.model import Model, conditions, determines, is_covariance
 from scoresde.prediction import row_at
 from scoresde.process.base import TINY, Process
 
-REACH = 0.75
-"""A/s, where the grading bends, in standard deviations of the data along its leading directions."""
-
 FAR = 25.0
 """ρ/s from which the data's mean and covariance say all there is to say: the slope there is O(1/ρ³)."""
 
 HIGHEST = 5
 """The highest order of the Adams method: to predict through more slopes costs more than it gives."""
 
-LEAST_SPREAD = 1e-3
-"""The least standard deviation used for coordinates, as a share of the largest: constant pixels need some scale."""
+LEAST_SPREAD = 0.1
+"""The least standard deviation used for coordinates, as a share of the largest: below it, what a network adds of its
+own is more than the data's."""
 
 
 def graded(w: float, scale: float) -> tuple[float, float]:
     """ρ and dρ/dw at the place w in [0, 1), for data of standard deviation `scale`."""
-    rest, reach = 1 - w * w, REACH * scale
-    return reach * w / rest, reach * (1 + w * w) / rest**2
+    root, rest = math.sqrt(w), 1 - w * w
+    return scale * root * w / rest, scale * root * (1.5 + 0.5 * w * w) / rest**2
 
 
+@lru_cache(maxsize=4096)
 def place(rho: float, scale: float) -> float:
-    """The w at which ρ(w) = rho: 0 at 0 and 1 at ∞."""
+    """The w at which ρ(w) = rho: 0 at 0 and 1 at ∞, by bisection to rounding."""
     if rho <= 0 or math.isinf(rho):
         return 0.0 if rho <= 0 else 1.0
-    reach = REACH * scale
-    return 2 * rho / (reach + math.hypot(reach, 2 * rho))
+    low, high = 0.0, 1.0
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (low, middle) if graded(middle, scale)[0] > rho else (middle, high)
+    return low
 
 
 def data_scale(model: Model) -> float:
@@ -87,6 +88,24 @@ def times(process: Process, where: Sequence[float], scale: float) -> list[float]
     return process.time(-2 * rho.log()).tolist()
 
 
+class _Same:
+    """A matrix that equals another only if it is that very one, unchanged."""
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix, self.key = matrix, (id(matrix), getattr(matrix, "_version", None))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@lru_cache(maxsize=4)
+def _eigen(same: _Same) -> tuple[Tensor, Tensor]:
+    return torch.linalg.eigh(torch.as_tensor(same.matrix, device="cpu").double())
+
+
 @dataclass(frozen=True)
 class Frame:
     """The data's mean and standard deviations along `axes`: tensors (D,) in x's dtype, or numbers for all."""
@@ -113,7 +132,7 @@ class Frame:
         mean = mean.reshape(-1) if mean.numel() == dim else mean.expand(shape).reshape(-1)
         axes = None
         if full and len(second) == dim:
-            variances, axes = torch.linalg.eigh(second)
+            variances, axes = _eigen(_Same(model.moments[1]))
             spread, mean = variances.clamp_min(0).sqrt(), mean @ axes
         elif not full and _broadcasts(second, shape):
             spread = second.expand(shape).reshape(-1)
@@ -206,11 +225,11 @@ class Flow:
         """dz/dw at the place w, 0 < w <= 1, whose time is t: one call of the network."""
         at, process, frame = max(t, TINY), self.model.process, self.frame
         alpha, sigma = process.at("alpha", at), process.at("sigma", at)
-        if alpha == 0.0:  # ρ = ∞, where z is noise, and only the mean can be off: ρ'/ρ² = 2/A
+        if alpha == 0.0:  # ρ = ∞, where z is noise, and only the mean can be off: ρ'/ρ² = 2/s
             if not determines(self.model, "x0"):
                 return torch.zeros_like(z)
             x0 = self.model.estimate(1.0, 0.0, frame.unturn(sigma * z, self.shape), t)
-            return (frame.mean - frame.turn(x0)) * (2 / (REACH * frame.scale))
+            return (frame.mean - frame.turn(x0)) * (2 / frame.scale)
         x = self._scaled(z, t)
         y = frame.turn(self.model(frame.unturn(x, self.shape), t))
         (a, b), (_, deviation) = row_at(self.model.prediction, process, at), self._levels(t)

@@ -90,7 +90,7 @@ class Model:
         The inner loop of every sampler: t is a number, and nothing is checked on the device.
         """
         u, w = weights(self.process, t, self.prediction, (p, q))
-        return torch.add(u * x, self(x, t, **cond), alpha=w)
+        return torch.add(u * x, self(x, t, **cond), alpha=w)  # pyright: ignore[reportArgumentType]
 
     def given(self, **cond: Any) -> Model:
         """This model with conditions filled in: model.given(label=y)(x, t) is model(x, t, label=y)."""

@@ -83,10 +83,10 @@ def leading(process: Process, steps: int) -> Tensor:
 
 
 def graded(process: Process, steps: int, scale: float = 1.0) -> Tensor:
-    """Equal steps in w, ρ = σ/α = A w/(1 − w²): the grid of the flow integrator, from any noise end.
+    """Equal steps in w, ρ = σ/α = s w^{3/2}/(1 − w²): the grid of the flow integrator, from any noise end.
 
     Args:
-        scale: the standard deviation of the data along its leading directions; A is three quarters of that.
+        scale: s, the standard deviation of the data along its leading directions.
 
     Reference: docs/theory, eq. 12.
     """

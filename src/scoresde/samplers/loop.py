@@ -58,7 +58,7 @@ def sample(
     """
     _check(model, sampler)
     times = _times(sampler, model, steps, grid)
-    x, draw = _start(model, shape, x, times[0], generator, seeds)
+    x, draw = _start(model, shape, x, times[0], generator, seeds, _begun_late(model, grid, times[0]))
     return _walk(model, sampler, x, times, draw, trajectory, progress)
 
 
@@ -94,7 +94,22 @@ def encode(
         raise ValueError(f"sampler must be deterministic to encode, got {sampler!r}; use Adams()")
     _checks.state("x", x)
     times = _times(sampler, model, steps, grid)[::-1]
-    return _walk(model, sampler, x, times, _no_noise, trajectory, progress)
+    result = _walk(model, sampler, x, times, _no_noise, trajectory, progress)
+    if not trajectory and x.numel() and _begun_late(model, grid, times[-1]):
+        return _as_gaussian(model, result, times[-1], model.process.t_max)
+    return result
+
+
+def _begun_late(model: Model, grid: Any, first: float) -> bool:
+    """Whether the sampler could not begin at the pure noise (α = 0) that its grid began at."""
+    process = model.process
+    return (grid is None or callable(grid)) and first < process.t_max and process.at("alpha", process.t_max) == 0.0
+
+
+def _as_gaussian(model: Model, x: Tensor, t: float, s: float) -> Tensor:
+    """x carried from t to s, both close to pure noise, as if the data were normal with the model's moments."""
+    flow = Flow.of(model, x)
+    return flow.back(flow.into(x, t), s)
 
 
 def _walk(
@@ -149,7 +164,7 @@ def _times(sampler: Sampler, model: Model, steps: int, grid: Any) -> list[float]
 
 
 def _start(
-    model: Model, shape: Any, x: Tensor | None, t: float, generator: torch.Generator | None, seeds: Any
+    model: Model, shape: Any, x: Tensor | None, t: float, generator: torch.Generator | None, seeds: Any, late: bool
 ) -> tuple[Tensor, Draw]:
     """The first state, and the source of the noise for the steps."""
     if (shape is None) == (x is None):
@@ -164,4 +179,6 @@ def _start(
     if x is None:
         flow = Flow.of(model, like.new_empty(1, *shape[1:]))
         x = flow.back(flow.frame.turn(draw(shape)), t)
+    elif late and x.numel():
+        x = _as_gaussian(model, x, model.process.t_max, t)
     return x, draw

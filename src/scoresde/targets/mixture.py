@@ -83,7 +83,7 @@ class GaussianMixture(Target):
 
     def _posterior(self, x: Tensor, alpha: Any, sigma: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Log joint densities (B, K), offsets in the components' axes (B, K, D), and variances there."""
-        alpha, sigma = torch.as_tensor(alpha)[..., None], torch.as_tensor(sigma)[..., None]
+        alpha, sigma = (torch.as_tensor(c, dtype=x.dtype)[..., None] for c in (alpha, sigma))
         variance = alpha**2 * self.variances + sigma**2
         offset = torch.einsum("bki,kij->bkj", x[:, None] - alpha * self.means, self.axes)
         exponent = (offset**2 / variance + variance.log()).sum(-1) + self.dim * math.log(2 * math.pi)
@@ -113,10 +113,8 @@ class GaussianMixture(Target):
 
     def expect(self, x: Tensor, alpha: Any, sigma: Any, a: Any, b: Any) -> Tensor:
         log_joint, offset, variance = self._posterior(x, alpha, sigma)
-        a3, b3 = (torch.as_tensor(c)[..., None] for c in (a, b))
-        gain = (
-            a3 * torch.as_tensor(alpha)[..., None] * self.variances + b3 * torch.as_tensor(sigma)[..., None]
-        ) / variance
+        alpha3, sigma3, a3, b3 = (torch.as_tensor(c, dtype=x.dtype)[..., None] for c in (alpha, sigma, a, b))
+        gain = (a3 * alpha3 * self.variances + b3 * sigma3) / variance
         share = log_joint.softmax(1)
         moved = torch.einsum("bk,bkj,kij->bi", share, gain * offset, self.axes)
         return a * (share @ self.means) + moved

@@ -17,7 +17,7 @@ from scoresde.training.loss import loss
 Data = Tensor | Callable[[int, torch.Generator | None], Tensor]
 """(N, *), or a function (n, generator) -> (n, *) that draws a batch."""
 
-FULL_COVARIANCE_UP_TO = 256
+FULL_COVARIANCE_UP_TO = 1024
 """The dimension up to which `fit` measures the whole covariance, if the data are twice as many."""
 
 
