@@ -6,7 +6,7 @@ is known), z = (y − m)/h, h² = s² + ρ², moves by
     dz/dw = ρ'(w) (s² ε − ρ (x₀ − m)) / h³,         d log p(z)/dw = −div_z dz/dw,          (docs/theory, eq. 10-12)
 
 a row of the prediction table plus a constant. It is zero for Gaussian data, and at both ends of time. Time is
-graded by ρ(w) = s w^{3/2}/(1 − w²), w in [0, 1], which crowds towards the data and reaches ρ = ∞ at w = 1.
+graded by ρ(w) = s w^q/(1 − w²), w in [0, 1], which reaches ρ = ∞ at w = 1; q = 3/2 for samples, 1 for densities.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from scoresde.model import Model, conditions, determines, is_covariance
 from scoresde.prediction import row_at
 from scoresde.process.base import TINY, Process
 
+CROWDING = 1.5
+"""The power of w by which a sampler's times crowd towards the data; a likelihood's do not (power 1)."""
+
 FAR = 25.0
 """ρ/s from which the data's mean and covariance say all there is to say: the slope there is O(1/ρ³)."""
 
@@ -36,20 +39,20 @@ LEAST_SPREAD = 0.1
 own is more than the data's."""
 
 
-def graded(w: float, scale: float) -> tuple[float, float]:
+def graded(w: float, scale: float, power: float = CROWDING) -> tuple[float, float]:
     """ρ and dρ/dw at the place w in [0, 1), for data of standard deviation `scale`."""
-    root, rest = math.sqrt(w), 1 - w * w
-    return scale * root * w / rest, scale * root * (1.5 + 0.5 * w * w) / rest**2
+    low, rest = scale * w ** (power - 1), 1 - w * w
+    return low * w / rest, low * (power + (2 - power) * w * w) / rest**2
 
 
 @lru_cache(maxsize=4096)
-def place(rho: float, scale: float) -> float:
+def place(rho: float, scale: float, power: float = CROWDING) -> float:
     """The w at which ρ(w) = rho: 0 at 0 and 1 at ∞, by bisection to rounding."""
     if rho <= 0 or math.isinf(rho):
         return 0.0 if rho <= 0 else 1.0
     low, high = 0.0, 1.0
     while low < (middle := (low + high) / 2) < high:
-        low, high = (low, middle) if graded(middle, scale)[0] > rho else (middle, high)
+        low, high = (low, middle) if graded(middle, scale, power)[0] > rho else (middle, high)
     return low
 
 
@@ -70,21 +73,23 @@ def ratio(process: Process, t: float) -> float:
     return process.at("sigma", t) / alpha if alpha else math.inf
 
 
-def places(process: Process, steps: int, scale: float, start: float | None = None) -> list[float]:
+def places(
+    process: Process, steps: int, scale: float, start: float | None = None, power: float = CROWDING
+) -> list[float]:
     """steps + 1 places from the noise end (or the time `start`) to w = 0, or to where the process ends at σ(0) > 0.
 
     Equal steps; but where they would pass below t_min on the way to zero, equal steps to t_min and a last one to 0.
     """
-    first = place(ratio(process, process.t_max if start is None else start), scale)
-    least, end = place(ratio(process, process.t_min), scale), place(ratio(process, 0.0), scale)
+    first = place(ratio(process, process.t_max if start is None else start), scale, power)
+    least, end = (place(ratio(process, t), scale, power) for t in (process.t_min, 0.0))
     if steps > 1 and end == 0.0 and first / steps < least < first:
         return [*np.linspace(first, least, steps).tolist(), 0.0]
     return np.linspace(first, end, steps + 1).tolist()
 
 
-def times(process: Process, where: Sequence[float], scale: float) -> list[float]:
+def times(process: Process, where: Sequence[float], scale: float, power: float = CROWDING) -> list[float]:
     """The times of places: t_max for 1 and beyond what the process reaches, 0 for 0."""
-    rho = torch.tensor([math.inf if w >= 1.0 else graded(w, scale)[0] for w in where], dtype=torch.float64)
+    rho = torch.tensor([math.inf if w >= 1.0 else graded(w, scale, power)[0] for w in where], dtype=torch.float64)
     return process.time(-2 * rho.log()).tolist()
 
 
@@ -146,13 +151,13 @@ class Frame:
 
     def turn(self, x: Tensor) -> Tensor:
         """x: (B, *) as vectors along the axes, (B, D)."""
-        flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+        flat = x if x.ndim == 2 else x.reshape(x.shape[0], math.prod(x.shape[1:]))
         return flat if self.axes is None else flat @ self.axes
 
     def unturn(self, vectors: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of `turn`, with samples of `shape`."""
         flat = vectors if self.axes is None else vectors @ self.axes.mT
-        return flat.reshape(flat.shape[0], *shape)
+        return flat if len(shape) == 1 else flat.reshape(flat.shape[0], *shape)
 
     def log_volume(self, dim: int) -> float:
         """log Π s: the log-determinant of z ↦ x at ρ = 0."""
@@ -178,11 +183,13 @@ class Flow:
     frame: Frame
     shape: torch.Size
     known: bool
+    power: float = CROWDING
     _last: dict[float, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
-    def of(model: Model, x: Tensor) -> Flow:
-        return Flow(model, Frame.of(model, x), x.shape[1:], model.moments is not None and not conditions(model))
+    def of(model: Model, x: Tensor, power: float = CROWDING) -> Flow:
+        known = model.moments is not None and not conditions(model)
+        return Flow(model, Frame.of(model, x), x.shape[1:], known, power)
 
     def is_far(self, w: float) -> bool:
         """Whether the data's mean and covariance, being known, leave no slope worth a call at the place w."""
@@ -235,7 +242,7 @@ class Flow:
         (a, b), (_, deviation) = row_at(self.model.prediction, process, at), self._levels(t)
         # Cramer's rule for the row (−ρ, s²)/h³ of the table, with h = deviation/α
         determinant = alpha * b - sigma * a
-        by_y = graded(w, frame.scale)[1] * alpha**2 / determinant / deviation
+        by_y = graded(w, frame.scale, self.power)[1] * alpha**2 / determinant / deviation
         front = by_y / deviation**2
         by_x = front * (frame.spread**2 * (-alpha * a) - sigma * b)
         rest = front * frame.mean * (sigma * determinant)
