@@ -212,7 +212,7 @@ def test_samplers_are_spelled_as_written():
         ((DDIM(), "1"), TypeError, "order must be a number"),
         ((DDIM(), 1, "strnog"), ValueError, "Did you mean 'strong'"),
     ],
-    ids=str,
+    ids=["class", "name", "function", "negative", "text", "kind"],
 )
 def test_bad_input_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):

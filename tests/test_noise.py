@@ -158,7 +158,7 @@ def test_every_process_follows_the_same_path():
     assert (found[0] - found[1]).norm(dim=1).median() < 0.04
 
 
-@pytest.mark.parametrize("sampler", [*SAMPLERS, lambda noise: DDPM("beta", noise=noise)], ids=str)
+@pytest.mark.parametrize("sampler", [*SAMPLERS, lambda noise: DDPM("beta", noise=noise)], ids=lambda s: s.__name__)
 def test_increments_of_a_path_have_the_law_of_independent_ones(sampler):
     """Both runs on a Gaussian, 20,000 samples: means and covariances agree within 4 standard errors."""
     target, n = gaussian(), 20_000
