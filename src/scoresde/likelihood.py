@@ -166,6 +166,7 @@ def _integrate(
 
     def slope(state: Tensor, w: float) -> Tensor:
         """d(z, ∫div)/dw: (B, D + k). Below t_min it falls to zero linearly."""
+        w = min(w, 1.0)  # a solver's rounding
         if w == 0.0 or (w == 1.0 and flow.known):
             return torch.zeros_like(state)
         spent[0] += len(state)
