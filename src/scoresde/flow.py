@@ -176,20 +176,22 @@ def _broadcasts(value: Tensor, shape: torch.Size) -> bool:
 class Flow:
     """The probability flow of one model, for samples of one shape, in the coordinates z: (B, D).
 
-    `known` says that the data's mean and covariance are known, so that there is no flow left at ρ = ∞.
+    `known` says that the data's mean and covariance are known, so that there is no flow left at ρ = ∞, `determined`
+    that the model's prediction says where it goes there.
     """
 
     model: Model
     frame: Frame
     shape: torch.Size
     known: bool
+    determined: bool
     power: float = CROWDING
     _last: dict[float, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(model: Model, x: Tensor, power: float = CROWDING) -> Flow:
         known = model.moments is not None and not conditions(model)
-        return Flow(model, Frame.of(model, x), x.shape[1:], known, power)
+        return Flow(model, Frame.of(model, x), x.shape[1:], known, determines(model, "x0"), power)
 
     def is_far(self, w: float) -> bool:
         """Whether the data's mean and covariance, being known, leave no slope worth a call at the place w."""
@@ -233,7 +235,7 @@ class Flow:
         at, process, frame = max(t, TINY), self.model.process, self.frame
         alpha, sigma = process.at("alpha", at), process.at("sigma", at)
         if alpha == 0.0:  # ρ = ∞, where z is noise, and only the mean can be off: ρ'/ρ² = 2/s
-            if not determines(self.model, "x0"):
+            if not self.determined:
                 return torch.zeros_like(z)
             x0 = self.model.estimate(1.0, 0.0, frame.unturn(sigma * z, self.shape), t)
             return (frame.mean - frame.turn(x0)) * (2 / frame.scale)
