@@ -36,7 +36,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import peers_stochastic
 from benchmark_samplers import lattice, mixture
 from exact_mixtures import ERRORS, Exact, Judge, floors, products, score2
-from peers import Peer, quietly
+from peer import Peer
+from peers import quietly
 
 from scoresde import grids, sample, samplers
 

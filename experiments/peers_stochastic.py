@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import CHAIN, PLAIN, VP, Peer, Problem, by_sigmas, k_sampling, levels
+from peer import CHAIN, Peer, Problem, levels
+from peers import k_sampling
+from peers_diffusers import PLAIN, VP, by_sigmas
 from torch import Tensor
 
 SPACINGS: dict[str, dict[str, Any]] = {

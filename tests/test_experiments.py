@@ -15,7 +15,7 @@ import benchmark_stochastic
 import peers_stochastic
 from benchmark_stochastic import Bench, Cell, Rival, verdict
 from exact_mixtures import Exact, Judge, score2
-from peers import Peer
+from peer import Peer
 
 from scoresde import samplers
 from scoresde.metrics import sliced_wasserstein

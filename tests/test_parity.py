@@ -175,10 +175,10 @@ def test_the_benchmarks_peers_and_reference(monkeypatch):
     """On a grid that they are handed all first-order samplers are DDIM; the reference is where ours converges."""
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     pytest.importorskip("azula")
-    benchmark, peers = (importlib.import_module(name) for name in ("benchmark_samplers", "peers"))
+    benchmark, peer, peers = (importlib.import_module(name) for name in ("benchmark_samplers", "peer", "peers"))
     problem, calls, least = benchmark.exact_problem("mixture", "vp", 16, "cpu"), 10, 0.01
     process = problem.model.process
-    ratios = torch.from_numpy(peers.levels("log", calls, problem.top, least))
+    ratios = torch.from_numpy(peer.levels("log", calls, problem.top, least))
     times = [process.t_max, *process.time(-2 * ratios[1:].log()).tolist(), 0.0]
     mine = sample(problem.model, x=problem.x, sampler=DDIM(), grid=times)
     runs = {"azula": lambda: peers.by_azula("DDIMSampler", {}, 1, "log", least, "zero", problem, calls)}
