@@ -6,21 +6,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scoresde import EDM, VE, VP, Model, RectifiedFlow, bits_per_dim, encode, log_prob, networks, sample, targets
+from scoresde import EDM, VE, VP, Model, RectifiedFlow, encode, log_prob, networks, sample, targets
 from scoresde.samplers import ODE, Adams
 from tests.problems import LIMIT, MAIN, NAMES, PROCESSES, gaussian, mixture, name
 
 
 @pytest.mark.parametrize("process", [p for p in PROCESSES if p.t_min < 0.1 * p.t_max], ids=name)
 def test_log_prob_is_the_exact_one_for_every_process(process):
-    """Within 1e-3 nats a dimension for every one of 200 points."""
+    """With the default settings, with the data's moments and without, in 50 calls; the tolerance is 2.5e-4."""
     target = mixture()
-    x = target.sample(200, torch.Generator().manual_seed(1))
-    result = log_prob(target.model(process), x, steps=64)
-    error = (result.value - target.log_prob(x)).abs() / 2
-    assert error.max() < 1e-3 and error.mean() < 1e-4
-    assert (result.standard_error == 0).all() and result.nfe <= 200  # 64 + 32 for most
-    assert (result.error / 2 >= error).double().mean() > 0.9  # the solver's own estimate covers it
+    x = target.sample(100, torch.Generator().manual_seed(1))
+    for model in (target.model(process), replace(target.model(process), moments=None)):
+        result = log_prob(model, x)
+        error = (result.value - target.log_prob(x)).abs() / 2
+        assert error.mean() < 1e-4 and error.max() < 5e-4 and result.nfe <= 50
+        assert (result.error / 2 >= error).double().mean() >= 0.95  # the solver's own estimate covers it
+        assert (result.standard_error == 0).all() and result.converged.all()
 
 
 @pytest.mark.parametrize("prediction", NAMES)
@@ -39,16 +40,16 @@ def test_solvers_agree(solver, process):
 
 
 @pytest.mark.parametrize("process", MAIN, ids=name)
-def test_a_gaussian_is_exact_in_two_steps(process):
+def test_a_gaussian_is_exact_in_few_steps(process):
     target, x = gaussian(), gaussian().sample(20)
-    result = log_prob(target.model(process), x, steps=2)
+    result = log_prob(target.model(process), x)
     assert torch.allclose(result.value, target.log_prob(x), atol=1e-8)
-    assert (result.error < 1e-8).all()
+    assert (result.error < 1e-8).all() and result.nfe <= 12  # steps grow as fast as they may
 
 
 def test_the_latent_is_the_encoding_and_decodes():
     model, x = mixture().model(VP()), mixture().sample(20)
-    latent = log_prob(model, x, steps=300).latent
+    latent = log_prob(model, x, tolerance=1e-6).latent
     assert torch.allclose(latent, encode(model, x, steps=300), atol=1e-5)
     assert torch.allclose(sample(model, x=latent, steps=300), x, atol=1e-4)
 
@@ -58,7 +59,7 @@ def test_without_moments_the_prior_is_off_by_what_it_should():
     target = targets.Gaussian(torch.tensor([0.8], dtype=torch.float64), 0.3)
     process, x = VP(), torch.linspace(-0.5, 2, 9, dtype=torch.float64)[:, None]
     model = replace(target.model(process), moments=None)
-    got = log_prob(model, x, solver=ODE("dopri8", 1e-10, 1e-10))
+    got = log_prob(model, x, tolerance=1e-9, prior="standard")
     prior = targets.Gaussian(torch.zeros(1, dtype=torch.float64), 1.0)
     off = prior.log_prob(got.latent) - target.marginal(process, 1.0).log_prob(got.latent)
     assert off.abs().max() > 1e-3
@@ -88,32 +89,33 @@ def test_any_models_density_integrates_to_one_in_one_dimension(process):
         targets.GaussianMixture([0.3, 0.7], torch.tensor([[-1.0], [0.5]]).double(), 0.05).model(process),
         Model(Wiggle(process, 1), process, "noise", (0.0, 0.7)),
     ):
-        x = torch.linspace(-5, 5, 2001, dtype=torch.float64)[:, None]
-        density = log_prob(model, x, steps=80).value.exp()
+        x = torch.linspace(-5, 5, 1001, dtype=torch.float64)[:, None]
+        density = log_prob(model, x).value.exp()
         assert float(torch.trapezoid(density, x[:, 0])) == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", [VP(), RectifiedFlow()], ids=name)
 def test_any_models_density_integrates_to_one_in_two_dimensions(process):
-    axis = torch.linspace(-4.5, 4.5, 121, dtype=torch.float64)
+    axis = torch.linspace(-3.6, 3.6, 81, dtype=torch.float64)
     x = torch.cartesian_prod(axis, axis)
     for model in (mixture().model(process), Model(Wiggle(process, 2), process, "noise", (0.0, 0.7))):
-        density = log_prob(model, x, steps=60).value.exp().reshape(121, 121)
+        density = log_prob(model, x, tolerance=1e-2).value.exp().reshape(81, 81)
         assert float(torch.trapezoid(torch.trapezoid(density, axis), axis)) == pytest.approx(1.0, abs=2e-3)
 
 
-def test_a_sample_does_not_depend_on_its_batch():
-    model, x = mixture().model(VP()), mixture().sample(30)
-    whole = log_prob(model, x).value
-    alone = torch.cat([log_prob(model, x[i : i + 1]).value for i in range(30)])
-    assert (whole - alone).abs().max() < 1e-12 * whole.abs().max()
+@pytest.mark.parametrize("steps", [40, 100])
+def test_a_sample_does_not_depend_on_its_batch(steps):
+    model, x = mixture().model(VP()), mixture().sample(12)
+    whole, hard = (log_prob(model, y, steps).value for y in (x, torch.cat([x, 3 * x])))
+    alone = torch.cat([log_prob(model, x[i : i + 1], steps).value for i in range(12)])
+    assert ((whole - alone).abs() < 1e-12 * whole.abs()).all() and ((hard[:12] - alone).abs() < 1e-12 * alone.abs()).all()
 
 
-def test_the_divergence_in_pieces_is_the_same(monkeypatch):
+def test_the_divergence_in_pieces_is_the_same():
     model, x = mixture().model(VP()), mixture().sample(30)
     whole = log_prob(model, x).value
-    monkeypatch.setattr("scoresde.likelihood.ode.ROWS", 30)
-    assert torch.allclose(log_prob(model, x).value, whole, rtol=1e-12)
+    assert torch.allclose(log_prob(model, x, chunk=30).value, whole, rtol=1e-12)
 
 
 def test_images_and_other_shapes():
@@ -153,24 +155,12 @@ def test_hutchinson_is_exact_for_an_isotropic_jacobian_and_repeats():
     assert torch.equal(alone.value, again.value) and torch.isinf(alone.standard_error).all()
 
 
-@pytest.mark.parametrize("steps", [8, 16, 32])
-@pytest.mark.parametrize("solver", [Adams(), Adams(2), Adams(3), ODE("rk4")], ids=repr)
-def test_the_estimated_error_is_never_far_below_the_true_one(solver, steps):
-    target, x = mixture(), mixture().sample(100)
-    result = log_prob(target.model(RectifiedFlow()), x, steps, solver=solver)
+@pytest.mark.parametrize("solver", [Adams(2), Adams(3), ODE("rk4"), ODE("dopri5", 1e-4, 1e-4)], ids=repr)
+def test_the_estimated_error_of_other_solvers_is_not_far_below_the_true_one(solver):
+    target, x = mixture(), mixture().sample(50)
+    result = log_prob(target.model(RectifiedFlow()), x, 24, solver=solver)
     true = (result.value - target.log_prob(x)).abs()
-    assert float(result.error.mean()) > 0.3 * float(true.mean())
     assert float((result.error >= 0.3 * true).double().mean()) > 0.8
-
-
-@pytest.mark.parametrize("process", MAIN, ids=name)
-def test_by_default_the_worst_of_many_points_is_good(process):
-    """Points on the watershed between modes, where the flow expands most, get more steps; the others do not."""
-    target = mixture()
-    x = target.sample(500, torch.Generator().manual_seed(0))
-    result = log_prob(target.model(process), x)
-    error = (result.value - target.log_prob(x)).abs() / 2
-    assert error.max() < 1e-3 and result.nfe < 200
 
 
 def test_conditions_of_single_samples_stay_with_them():
@@ -182,22 +172,24 @@ def test_conditions_of_single_samples_stay_with_them():
 
     model = replace(base.wrap(moved).given(shift=shifts), moments=None)
     x = mixture().sample(9) + shifts
-    result = log_prob(model, x, 8, tolerance=0.05)  # so that some samples are integrated again
-    assert (result.value - mixture().log_prob(x - shifts)).abs().max() < 0.1
+    result = log_prob(model, x, tolerance=1e-3)
+    assert (result.value - mixture().log_prob(x - shifts)).abs().max() < 1e-3
 
 
-def test_tolerance_doubles_the_steps_and_warns_of_samples_it_left_behind():
-    model, x = mixture().model(VP()), mixture().sample(10)
-    loose, tight = (log_prob(model, x, 10, tolerance=t) for t in (3.0, 3e-3))
-    assert loose.nfe < tight.nfe and (tight.error <= 3e-3).all()
-    with pytest.warns(UserWarning, match=r"did not reach tolerance=1e-12 for samples \["):
-        log_prob(model, x, 2, tolerance=1e-12)
+def test_a_tolerance_out_of_reach_is_told_of_the_samples_concerned():
+    """A budget of 64 calls is not enough for 1e-9; a sample of a Gaussian far out, in the same batch, needs few."""
+    target = mixture()
+    x = target.sample(10)
+    with pytest.warns(UserWarning, match=r"did not reach tolerance=1e-09 for samples \[0, 1, 2"):
+        result = log_prob(target.model(VP()), x, 2, tolerance=1e-9)
+    assert not result.converged.any() and 60 <= result.nfe <= 66
+    assert (result.value - target.log_prob(x)).abs().max() < 1e-2  # and still the best there is
 
 
 def test_gradient_in_x_is_the_score():
     target = gaussian()
     x = target.sample(5).requires_grad_()
-    (grad,) = torch.autograd.grad(log_prob(target.model(VP()), x, steps=8).value.sum(), x)
+    (grad,) = torch.autograd.grad(log_prob(target.model(VP()), x).value.sum(), x)
     (score,) = torch.autograd.grad(target.log_prob(x).sum(), x)
     assert torch.allclose(grad, score, atol=1e-8)
 
@@ -222,30 +214,3 @@ def test_networks_work_too():
     x = torch.randn(4, 3, 3)
     exact, rough = (log_prob(Model(net, VP(), "v"), x, divergence=d, probes=64).value for d in ("exact", "hutchinson"))
     assert torch.allclose(exact, rough, atol=2.0)
-
-
-def test_bits_per_dim_is_a_bound_that_tightens():
-    """Two pixels of four levels: exact probabilities by quadrature of the density over each bin."""
-    target = targets.GaussianMixture([0.4, 0.6], torch.tensor([[-0.5, 0.3], [0.4, -0.2]]).double(), 0.1)
-    model = target.model(VP(), "v")
-    levels = torch.cartesian_prod(torch.arange(4), torch.arange(4))
-    inner = (torch.arange(40, dtype=torch.float64) + 0.5) / 40
-    offsets = torch.cartesian_prod(inner, inner)
-    mass = torch.stack([target.log_prob(-1 + 0.5 * (k + offsets)).exp().mean() * 0.25 for k in levels])
-    exact = -mass.log2() / 2
-    totals = []
-    for samples in (1, 64):
-        bits = bits_per_dim(model, levels, 4, samples=samples, steps=24, generator=torch.Generator().manual_seed(0))
-        assert bits.each.shape == (16,) and bits.value == pytest.approx(float(bits.each.mean()))
-        totals.append(float((bits.each - exact).mean()))
-    assert -0.02 < totals[1] < totals[0]  # a bound in expectation; 64 draws leave 0.02 of chance
-    assert totals[1] < 0.05
-
-
-def test_bits_per_dim_tracks_the_scale():
-    model = targets.Gaussian(torch.zeros(1, dtype=torch.float64), 0.5).model(VP())
-    wide = targets.Gaussian(torch.full((1,), 5.0, dtype=torch.float64), 12.5).model(VP())
-    levels = torch.arange(8)[:, None]
-    one = bits_per_dim(model, levels, 8, generator=torch.Generator().manual_seed(0))
-    two = bits_per_dim(wide, levels, 8, low=0.0, high=10.0, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(one.each, two.each, atol=1e-8)

@@ -5,8 +5,10 @@ everything else is a function of a `Model`.
 """
 
 from scoresde import metrics, networks, targets
+from scoresde.distribution import distribution
 from scoresde.dynamics import Dynamics, Forward, Langevin, Reverse
-from scoresde.likelihood import bits_per_dim, log_prob
+from scoresde.latent import decode, interpolate, round_trip
+from scoresde.likelihood import bits_per_dim, elbo, fit_dequantizer, log_prob, vlb
 from scoresde.model import Count, Model
 from scoresde.prediction import PREDICTIONS, convert
 from scoresde.process import EDM, VE, VP, Cosine, Discrete, Process, RectifiedFlow, Sigmoid, SubVP, ddpm
@@ -18,6 +20,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EDM", "EMA", "PREDICTIONS", "VE", "VP", "Cosine", "Count", "Discrete", "Dynamics", "Forward", "Langevin",
-    "Model", "Process", "RectifiedFlow", "Reverse", "Sigmoid", "SubVP", "bits_per_dim", "convert", "ddpm", "encode",
-    "fit", "grids", "log_prob", "loss", "metrics", "networks", "sample", "solve", "targets",
+    "Model", "Process", "RectifiedFlow", "Reverse", "ScoreDensity", "Sigmoid", "SubVP", "bits_per_dim", "convert",
+    "ddpm", "decode", "distribution", "elbo", "encode", "fit", "fit_dequantizer", "grids", "interpolate", "log_prob",
+    "loss", "metrics", "networks", "round_trip", "sample", "solve", "targets", "vlb",
 ]  # fmt: skip
+
+
+def __getattr__(name: str):
+    if name == "ScoreDensity":  # needs scikit-learn, an extra
+        from scoresde.estimator import ScoreDensity
+
+        return ScoreDensity
+    raise AttributeError(f"module 'scoresde' has no attribute {name!r}")

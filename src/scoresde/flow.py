@@ -6,7 +6,7 @@ is known), z = (y − m)/h, h² = s² + ρ², moves by
     dz/dw = ρ'(w) (s² ε − ρ (x₀ − m)) / h³,         d log p(z)/dw = −div_z dz/dw,          (docs/theory, eq. 10-12)
 
 a row of the prediction table plus a constant. It is zero for Gaussian data, and at both ends of time. Time is
-graded by ρ(w) = s w^q/(1 − w²), w in [0, 1], which reaches ρ = ∞ at w = 1; q = 3/2 for samples, 1 for densities.
+graded by ρ(w) = s w^q/(1 − w²), q = 3/2, w in [0, 1], which reaches ρ = ∞ at w = 1.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from scoresde.model import Model, conditions, determines, is_covariance
-from scoresde.prediction import row_at
+from scoresde.prediction import limit, row, row_at
 from scoresde.process.base import TINY, Process
 
 CROWDING = 1.5
-"""The power of w by which a sampler's times crowd towards the data; a likelihood's do not (power 1)."""
+"""The power q of w by which times crowd towards the data."""
 
 FAR = 25.0
 """ρ/s from which the data's mean and covariance say all there is to say: the slope there is O(1/ρ³)."""
@@ -39,20 +39,20 @@ LEAST_SPREAD = 0.1
 own is more than the data's."""
 
 
-def graded(w: float, scale: float, power: float = CROWDING) -> tuple[float, float]:
-    """ρ and dρ/dw at the place w in [0, 1), for data of standard deviation `scale`."""
-    low, rest = scale * w ** (power - 1), 1 - w * w
-    return low * w / rest, low * (power + (2 - power) * w * w) / rest**2
+def graded(w: Any, scale: float) -> tuple[Any, Any]:
+    """ρ and dρ/dw at the place w in [0, 1), a number or a tensor, for data of standard deviation `scale`."""
+    low, rest = scale * w ** (CROWDING - 1), 1 - w * w
+    return low * w / rest, low * (CROWDING + (2 - CROWDING) * w * w) / rest**2
 
 
 @lru_cache(maxsize=4096)
-def place(rho: float, scale: float, power: float = CROWDING) -> float:
+def place(rho: float, scale: float) -> float:
     """The w at which ρ(w) = rho: 0 at 0 and 1 at ∞, by bisection to rounding."""
     if rho <= 0 or math.isinf(rho):
         return 0.0 if rho <= 0 else 1.0
     low, high = 0.0, 1.0
     while low < (middle := (low + high) / 2) < high:
-        low, high = (low, middle) if graded(middle, scale, power)[0] > rho else (middle, high)
+        low, high = (low, middle) if graded(middle, scale)[0] > rho else (middle, high)
     return low
 
 
@@ -73,23 +73,21 @@ def ratio(process: Process, t: float) -> float:
     return process.at("sigma", t) / alpha if alpha else math.inf
 
 
-def places(
-    process: Process, steps: int, scale: float, start: float | None = None, power: float = CROWDING
-) -> list[float]:
+def places(process: Process, steps: int, scale: float, start: float | None = None) -> list[float]:
     """steps + 1 places from the noise end (or the time `start`) to w = 0, or to where the process ends at σ(0) > 0.
 
     Equal steps; but where they would pass below t_min on the way to zero, equal steps to t_min and a last one to 0.
     """
-    first = place(ratio(process, process.t_max if start is None else start), scale, power)
-    least, end = (place(ratio(process, t), scale, power) for t in (process.t_min, 0.0))
+    first = place(ratio(process, process.t_max if start is None else start), scale)
+    least, end = (place(ratio(process, t), scale) for t in (process.t_min, 0.0))
     if steps > 1 and end == 0.0 and first / steps < least < first:
         return [*np.linspace(first, least, steps).tolist(), 0.0]
     return np.linspace(first, end, steps + 1).tolist()
 
 
-def times(process: Process, where: Sequence[float], scale: float, power: float = CROWDING) -> list[float]:
+def times(process: Process, where: Sequence[float], scale: float) -> list[float]:
     """The times of places: t_max for 1 and beyond what the process reaches, 0 for 0."""
-    rho = torch.tensor([math.inf if w >= 1.0 else graded(w, scale, power)[0] for w in where], dtype=torch.float64)
+    rho = torch.tensor([math.inf if w >= 1.0 else graded(w, scale)[0] for w in where], dtype=torch.float64)
     return process.time(-2 * rho.log()).tolist()
 
 
@@ -159,11 +157,6 @@ class Frame:
         flat = vectors if self.axes is None else vectors @ self.axes.mT
         return flat if len(shape) == 1 else flat.reshape(flat.shape[0], *shape)
 
-    def log_volume(self, dim: int) -> float:
-        """log Π s: the log-determinant of z ↦ x at ρ = 0."""
-        spread = torch.as_tensor(self.spread, dtype=torch.float64)
-        return float(spread.log().expand(dim).sum())
-
 
 def _broadcasts(value: Tensor, shape: torch.Size) -> bool:
     try:
@@ -185,13 +178,12 @@ class Flow:
     shape: torch.Size
     known: bool
     determined: bool
-    power: float = CROWDING
     _last: dict[float, tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
-    def of(model: Model, x: Tensor, power: float = CROWDING) -> Flow:
+    def of(model: Model, x: Tensor) -> Flow:
         known = model.moments is not None and not conditions(model)
-        return Flow(model, Frame.of(model, x), x.shape[1:], known, determines(model, "x0"), power)
+        return Flow(model, Frame.of(model, x), x.shape[1:], known, determines(model, "x0"))
 
     def is_far(self, w: float) -> bool:
         """Whether the data's mean and covariance, being known, leave no slope worth a call at the place w."""
@@ -209,6 +201,11 @@ class Flow:
             self._last.clear()
             self._last[t] = (alpha * mean, deviation)
         return self._last[t]
+
+    def log_volume(self, t: float, dim: int) -> float:
+        """The log-determinant of z ↦ x at time t, for ρ = 0 at t = 0."""
+        deviation = self.frame.spread if t == 0.0 else self._levels(t)[1]
+        return float(torch.as_tensor(deviation, dtype=torch.float64).log().expand(dim).sum())
 
     def standard(self, x: Tensor) -> Tensor:
         """z of data x: (B, *), at ρ = 0: (x − m)/s."""
@@ -244,7 +241,7 @@ class Flow:
         (a, b), (_, deviation) = row_at(self.model.prediction, process, at), self._levels(t)
         # Cramer's rule for the row (−ρ, s²)/h³ of the table, with h = deviation/α
         determinant = alpha * b - sigma * a
-        by_y = graded(w, frame.scale, self.power)[1] * alpha**2 / determinant / deviation
+        by_y = graded(w, frame.scale)[1] * alpha**2 / determinant / deviation
         front = by_y / deviation**2
         by_x = front * (frame.spread**2 * (-alpha * a) - sigma * b)
         rest = front * frame.mean * (sigma * determinant)
@@ -252,6 +249,38 @@ class Flow:
             return torch.addcmul(torch.addcmul(rest, x, by_x), y, by_y)
         slope = torch.add(x * by_x, y, alpha=by_y)
         return slope + rest if rest else slope
+
+    def fields(self, w: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """`field` as a function of z: (B, D), for samples at places of their own, w: (B,); 1 stands for a large ρ."""
+        process, frame = self.model.process, self.frame
+        w = w.clamp_max(
+            place(1 / math.sqrt(torch.finfo(dtype).eps), 1.0)
+        )  # there what cancels costs what the limit is off
+        rho, change = graded(w, frame.scale)
+        t = limit(process.time(-2 * rho.log()).clamp(process.t_min, process.t_max))
+        alpha, sigma, change = (c[:, None] for c in (process.alpha(t), process.sigma(t), change))
+        a, b = (torch.as_tensor(c, dtype=t.dtype).expand_as(t)[:, None] for c in row(self.model.prediction, process, t))
+        mean, spread = (torch.as_tensor(c, dtype=t.dtype, device=w.device) for c in (frame.mean, frame.spread))
+        deviation, determinant = torch.hypot(alpha * spread, sigma), alpha * b - sigma * a
+        by_y = change * alpha**2 / determinant / deviation
+        front = by_y / deviation**2
+        by_x = front * (spread**2 * (-alpha * a) - sigma * b)
+        rest = front * mean * (sigma * determinant)
+        centre = alpha * mean
+
+        def field(z: Tensor) -> Tensor:
+            x = centre.to(z) + z * deviation.to(z)
+            y = frame.turn(self.model(frame.unturn(x, self.shape), t))
+            return rest.to(z) + x * by_x.to(z) + y * by_y.to(z)
+
+        return field
+
+    def score(self, z: Tensor, w: Tensor, slope: Tensor) -> Tensor:
+        """∇ log p with respect to z, from dz/dw at places w: (B,) in (0, 1]: −z − (s² + ρ²)/(ρ ρ') dz/dw."""
+        rho, change = (c[:, None] for c in graded(w, self.frame.scale))
+        spread = torch.as_tensor(self.frame.spread, dtype=w.dtype, device=w.device)
+        factor = torch.where(rho.isinf(), 0.0, (spread**2 + rho**2) / (rho * change))
+        return -z - factor.to(z) * slope
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,13 @@
-"""Likelihoods: by the probability-flow ODE, and of integer data."""
+"""Likelihoods by the flow (`log_prob`), by the continuous bound (`elbo`), by the chain's (`vlb`); integer data."""
 
+from scoresde.density import LogProb
 from scoresde.likelihood.bits import BitsPerDim, bits_per_dim
-from scoresde.likelihood.ode import LogProb, log_prob
+from scoresde.likelihood.dequantization import TruncatedNormal, Uniform, Variational, fit_dequantizer
+from scoresde.likelihood.elbo import Elbo, elbo
+from scoresde.likelihood.ode import log_prob
+from scoresde.likelihood.vlb import Vlb, vlb
 
-__all__ = ["BitsPerDim", "LogProb", "bits_per_dim", "log_prob"]
+__all__ = [
+    "BitsPerDim", "Elbo", "LogProb", "TruncatedNormal", "Uniform", "Variational", "Vlb", "bits_per_dim", "elbo",
+    "fit_dequantizer", "log_prob", "vlb",
+]  # fmt: skip

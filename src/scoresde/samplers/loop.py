@@ -10,6 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoresde import _checks
+from scoresde.density import BUDGET, LogProb, carry, suggested
+from scoresde.divergence import Probes
 from scoresde.flow import Flow
 from scoresde.model import Count, Model
 from scoresde.process.base import Process
@@ -32,7 +34,10 @@ def sample(
     seeds: Sequence[int] | Tensor | None = None,
     trajectory: bool = False,
     progress: bool = False,
-) -> Tensor:
+    log_prob: bool = False,
+    divergence: str = "auto",
+    probes: int = 1,
+) -> Any:
     """Draw samples: noise at t_max, carried to data at t = 0.
 
     Args:
@@ -44,8 +49,11 @@ def sample(
             any batch, order or split. The global generator is used if neither is given.
         trajectory: return the states at all times, (steps + 1, B, *).
         progress: show a bar, with the calls of the network so far.
+        log_prob: also return their log-densities, from the same pass: that of Adams(), each sample with steps of its
+            own to the tolerance that `log_prob` has for `steps`. divergence, probes: as there.
     Returns:
-        (B, *), on the device and in the dtype of x or of the network. Gradients flow if x requires them.
+        (B, *), on the device and in the dtype of x or of the network. Gradients flow if x requires them. With
+        log_prob: those and a LogProb, whose prior is the one drawn from.
     Raises:
         ValueError, TypeError: an argument that does not fit, or states that are not finite.
 
@@ -55,11 +63,26 @@ def sample(
         >>> model = targets.Gaussian([1.0, -1.0], 0.25).model(VP())
         >>> sample(model, (8, 2), seeds=range(8)).shape
         torch.Size([8, 2])
+        >>> x, result = sample(model, (8, 2), log_prob=True)
+        >>> result.value.shape
+        torch.Size([8])
     """
     _check(model, sampler)
+    if log_prob and (not isinstance(sampler, Adams) or grid is not None or trajectory):
+        raise ValueError(f"log_prob=True needs sampler=Adams(), without grid and trajectory, got {sampler!r}")
     times = _times(sampler, model, steps, grid)
     x, draw = _start(model, shape, x, times[0], generator, seeds, _begun_late(model, grid, times[0]))
+    if log_prob:
+        return _with_density(model, x, steps, Probes.draw(divergence, _checks.count("probes", probes), x, generator))
     return _walk(model, sampler, x, times, draw, trajectory, progress)
+
+
+def _with_density(model: Model, x: Tensor, steps: int, probes: Probes) -> tuple[Tensor, LogProb]:
+    with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+        goal, prior = suggested(steps, probes.dim), "standard" if model.moments is None else "moments"
+        result, data = carry(model, x, probes, goal, BUDGET * steps, inwards=True, prior=prior)
+    _checks.finite_result("sample", data)
+    return data, result
 
 
 def encode(
