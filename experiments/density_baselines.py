@@ -1,8 +1,8 @@
-"""Densities that need no network, beside which the trained models are put: their settings chosen on validation data.
+"""Densities that need no network, beside which the trained models are put: their settings chosen by cross-validation.
 
 A full-covariance Gaussian (shrunk towards the mean variance), a Gaussian mixture fitted by EM and a kernel density,
-the latter two scikit-learn's. Each is fitted on 90 % of the training data with every setting of its grid, judged on
-the other 10 %, and fitted on all of them with the best.
+the latter two scikit-learn's. Every setting of a grid is judged by four-fold cross-validation of the training data, and
+the best one is fitted on all of them.
 """
 
 from __future__ import annotations
@@ -70,16 +70,15 @@ def kernel(x: np.ndarray, bandwidth: float) -> Density:
 
 
 def select(
-    name: str, make: Callable[..., Density], grid: Sequence[Any], x: np.ndarray, seed: int = 0, share: float = 0.1
+    name: str, make: Callable[..., Density], grid: Sequence[Any], x: np.ndarray, seed: int = 0, folds: int = 4
 ) -> Fitted:
-    """The best of a grid by the mean log-density of the held-back share, fitted on all of x."""
-    order = np.random.default_rng(seed).permutation(len(x))
-    back, rest = np.split(order, [max(1, round(share * len(x)))])
+    """The best of a grid by the mean log-density of the rows held back in turn, fitted on all of x."""
+    parts = np.array_split(np.random.default_rng(seed).permutation(len(x)), folds)
     scores: dict[tuple, float] = {}
     for setting in grid:
         setting = setting if isinstance(setting, tuple) else (setting,)
         try:
-            scores[setting] = float(make(x[rest], *setting)(x[back]).mean())
+            scores[setting] = sum(float(make(np.delete(x, part, 0), *setting)(x[part]).sum()) for part in parts)
         except (ValueError, np.linalg.LinAlgError):  # a covariance that is not positive definite, too few points
             continue
     best = max(scores, key=lambda setting: scores[setting])

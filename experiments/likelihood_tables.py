@@ -151,7 +151,7 @@ def table(name: str, options: argparse.Namespace) -> list[tuple[str, np.ndarray]
     (trained, _), rows = sizes[0], len(values["scoresde"])
     width = train.shape[1]
     print(f"{name}: {width} numbers a row, {trained} rows to train, {rows} held out; nats a row, gain over {best}")
-    print(f"{'density':<24}{'log-density':>19}{'gain':>19}{'s.e.s':>7}  chosen by validation")
+    print(f"{'density':<24}{'log-density':>19}{'gain':>19}{'s.e.s':>7}  chosen")
     for key, each in values.items():
         text = f"{key:<24}{each.mean():>10.3f} ±{each.std() / math.sqrt(rows):7.3f}"
         if key == "scoresde":

@@ -109,7 +109,9 @@ def test_a_sample_does_not_depend_on_its_batch(steps):
     model, x = mixture().model(VP()), mixture().sample(12)
     whole, hard = (log_prob(model, y, steps).value for y in (x, torch.cat([x, 3 * x])))
     alone = torch.cat([log_prob(model, x[i : i + 1], steps).value for i in range(12)])
-    assert ((whole - alone).abs() < 1e-12 * whole.abs()).all() and ((hard[:12] - alone).abs() < 1e-12 * alone.abs()).all()
+    assert ((whole - alone).abs() < 1e-12 * whole.abs()).all() and (
+        (hard[:12] - alone).abs() < 1e-12 * alone.abs()
+    ).all()
 
 
 def test_the_divergence_in_pieces_is_the_same():

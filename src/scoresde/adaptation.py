@@ -34,9 +34,10 @@ Slopes = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Path:
-    """End states (B, N), estimated errors of log p in nats (B,), calls (B,), and states at the nodes (n, B, N)."""
+    """End states and slopes (B, N), estimated errors of log p in nats (B,), calls (B,), states at nodes (n, B, N)."""
 
     state: Tensor
+    slope: Tensor
     error: Tensor
     calls: Tensor
     nodes: Tensor
@@ -51,7 +52,7 @@ def integrate(
     *,
     dim: int,
     highest: int = HIGHEST,
-    budget: int = 1280,
+    budget: int | Tensor = 1280,
     nodes: Tensor | None = None,
 ) -> Path:
     """Carry states (B, N), z: (B, dim) and log-densities beside it, from the place where `history` begins to `end`.
@@ -70,11 +71,12 @@ def integrate(
     known = torch.full((size,), len(history), device=device)
     order, step = (known + 1).clamp_max(highest), torch.full_like(place, FIRST)
     calls, error, open_ = torch.zeros_like(known), torch.zeros_like(place), torch.ones_like(known, dtype=torch.bool)
+    budget = torch.as_tensor(budget, device=device).expand(size)
     states = [torch.zeros_like(state) for _ in (() if nodes is None else nodes)]
     while len(rows := open_.nonzero().flatten()):
         at, old, seen, k = place[rows], where[rows], known[rows], order[rows]
         left = (end - at).abs()
-        least = left / (budget - calls[rows]).clamp_min(1)
+        least = left / (budget - calls)[rows].clamp_min(1)
         length = torch.maximum(step[rows], least)
         length = torch.where(length > 0.9 * left, left, length)
         to = torch.where(length == left, torch.full_like(at, end), at + way * length)
@@ -118,7 +120,7 @@ def integrate(
         known = known.index_copy(0, taken, (seen + 1).clamp_max(highest)[good])
         error = error.index_add(0, taken, mine[good])
         open_ = place != end
-    return Path(state, error, calls, torch.stack(states) if states else state.new_zeros(0, *state.shape))
+    return Path(state, past[0], error, calls, torch.stack(states) if states else state.new_zeros(0, *state.shape))
 
 
 _ROOTS, _WEIGHTS = (torch.tensor(v) for v in np.polynomial.legendre.leggauss(HIGHEST // 2 + 1))

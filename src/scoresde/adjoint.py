@@ -101,6 +101,6 @@ class _Backwards:
             data = x.detach().requires_grad_()
             z = walk.flow.standard(data)
             state = torch.cat([z, z.new_zeros(len(x), self.probes.columns)], 1)
-            _, change, _ = walk.stretch(state, 0.0)
+            _, change, _, _ = walk.stretch(state, 0.0, False)
             (gradient,) = add((outer * gain(state, a, change) + outer * (a * z).sum(1)).sum(), data)
         return gradient, totals

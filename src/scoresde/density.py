@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scoresde.adaptation import HIGHEST, Path, integrate
 from scoresde.divergence import Probes, pushed
-from scoresde.flow import Flow, place, ratio
+from scoresde.flow import Flow, graded, place, ratio
 from scoresde.model import Model, is_conditioned
 
 History = list[tuple[float, Tensor]]
@@ -26,11 +26,11 @@ History = list[tuple[float, Tensor]]
 RATE = 4.0
 """A step may err by this times the tolerance times its length: the sum over all steps then stays below it."""
 
-BUDGET = 32
-"""Calls a sample may take, in units of `steps`."""
+BUDGET, GENEROUS = 4, 32
+"""Calls a sample may take, in units of `steps`: without a tolerance, and to reach one."""
 
-WIDE = 0.02
-"""The place of t_min from which the stretch below it takes three calls in place of one."""
+WIDE, STRICT = 0.02, 1e-5
+"""Where t_min is beyond this place, or the tolerance below this a dimension, the stretch below t_min takes three calls."""
 
 ROUNDS = 3
 """How often samples that missed the tolerance are integrated again."""
@@ -41,9 +41,10 @@ class LogProb:
     """Log-densities of B samples in nats, and what is known of their errors.
 
     value: log p(x), (B,). standard_error: (B,), of the trace estimate; 0 where the divergence is exact, infinite
-    where one probe leaves it unknown. error: (B,), estimated error of the solver, and converged: (B,), whether it is
-    within the tolerance. nfe: calls of the network along all paths, the mean over the samples, and divergences:
-    those of them that took the divergence. latent: x_T, as x. prior: which was used, "moments", "model" or
+    where one probe leaves it unknown. error: (B,), estimated error of the solver and of the stretch below t_min, and
+    converged: (B,), whether they are within the tolerance; to `error` is added what the model's score at t_max says of
+    third order beside a prior of the moments. nfe: calls of the network along all paths, the mean over the samples,
+    and divergences: those of them that took the divergence. latent: x_T, as x. prior: which was used, "moments", "model" or
     "standard", and prior_gap: (B,), how much it is above log N(x_T; 0, α² + σ²). truncation: (B,), what the stretch
     below t_min, where no network is asked, contributes.
     """
@@ -79,7 +80,7 @@ class LogProb:
 
 def suggested(steps: int, dim: int) -> float:
     """The tolerance, in nats, at which a sample takes about `steps` calls."""
-    return 2.5e-4 * (40 / steps) ** 7 * dim
+    return 3.5e-4 * (40 / steps) ** 7 * dim
 
 
 def normal(z: Tensor) -> Tensor:
@@ -138,16 +139,16 @@ class Walk:
         places = torch.full((self.size,), w, dtype=torch.float64, device=state.device)
         return self(state, places, torch.arange(self.size, device=state.device))
 
-    def stretch(self, state: Tensor, start: float) -> tuple[History, Tensor, Tensor]:
+    def stretch(self, state: Tensor, start: float, fine: bool) -> tuple[History, Tensor, Tensor, Tensor]:
         """What lies between `start` and t_min, where no network is asked: slopes c w² + d w⁵ (docs/theory, eq. 28).
 
         Takes states at the start, and returns slopes at places of the stretch, the outermost first; the change of the
-        state; its share of log p.
+        state; its share of log p, and the error of that.
         """
         first = self.least
         slope, score = self.at(state, first)
         c, d = slope / first**2, torch.zeros_like(slope)
-        if first > WIDE:
+        if fine:
             second = 1.4 * first
             slope, score = self.at(state + c * first**3 / 3, first)
             c = slope / first**2
@@ -155,9 +156,26 @@ class Walk:
             d = (outer / second**2 - c) / (second**3 - first**3)
             c = c - d * first**3
         change = c * (first**3 - start**3) / 3 + d * (first**6 - start**6) / 6
-        share = (score * change[:, : self.dim]).sum(1).double() + change[:, self.dim :].double().mean(1)
+
+        def nats(change: Tensor) -> tuple[Tensor, Tensor]:
+            """What a change of the state adds to log p, and the squares of that, entry by entry."""
+            moved, grown = (score * change[:, : self.dim]).double(), change[:, self.dim :].double().mean(1)
+            return moved.sum(1) + grown, moved.square().sum(1) + grown.square() / self.dim
+
+        share, squares = nats(change)
+        error = squares  # (ρ/s)² is twice what a thin entry adds, the next term a quarter of its square
+        if fine:  # two terms: the next is to the second as that to the first
+            error = nats(d * (first**6 - start**6) / 6)[1] / squares.sqrt().clamp_min(1e-300)
         places = np.linspace(first, start, 4, endpoint=start == 0.0).tolist()
-        return [(w, c * w**2 + d * w**5) for w in places], change, share.detach()
+        return [(w, c * w**2 + d * w**5) for w in places], change, share.detach(), error.detach()
+
+    def mismatch(self, z: Tensor, slope: Tensor) -> Tensor:
+        """The size of what log p_T has of third order beside N(z; 0, I): (z·g − tr H)/3 (docs/theory, eq. 29)."""
+        w = torch.full((self.size,), self.end, dtype=torch.float64, device=z.device)
+        rho, change = graded(w, self.flow.frame.scale)
+        g = self.flow.score(z, w, slope[:, : self.dim]) + z
+        trace = -(rho / change) * slope[:, self.dim :].double().mean(1) if slope.shape[1] > self.dim else 0.0
+        return ((z * g).sum(1).double() - trace).abs() / 3
 
     def prior(self, z: Tensor, kind: str, probes: Probes) -> tuple[Tensor, Tensor]:
         """log p_T in z, and how much it is above log N(x_T; 0, α² + σ²), both (B,).
@@ -215,8 +233,10 @@ def carry(
         return LogProb(nothing, nothing, nothing, 0, x, 0, nothing == 0, prior, nothing, nothing, probes.columns), x
     flow, process, method = Flow.of(model, x), model.process, method or within
     walk = Walk(flow, probes, len(x))
+    fine = walk.least > WIDE or tolerance < STRICT * walk.dim
     z = flow.into(x, process.t_max) if inwards else flow.into(x, t) if t else flow.standard(x)
     state, share = torch.cat([z, x.new_zeros(len(x), probes.columns)], 1), x.new_zeros(len(x))
+    floor = share.double()
     if inwards:
         start, end = walk.end, walk.least
         history = [(start, walk.at(state, start)[0])]
@@ -224,7 +244,9 @@ def carry(
         start, end = place(ratio(process, t), flow.frame.scale), walk.end
         history = [(start, walk.at(state, start)[0])]
     else:
-        history, change, share = walk.stretch(state, place(ratio(process, t), flow.frame.scale) if t else 0.0)
+        history, change, share, floor = walk.stretch(
+            state, place(ratio(process, t), flow.frame.scale) if t else 0.0, fine
+        )
         start, end, state = walk.least, walk.end, state + change
     if nodes is None:
         path = method(tolerance, walk, state, history, end, walk.dim, highest, budget)
@@ -242,11 +264,15 @@ def carry(
         fine, rough = ((a - b).mean(1).abs().detach() for a, b in pairwise(integrals))
         error = path.error + fine * (fine / rough.clamp_min(1e-300)).clamp_max(1.0).sqrt()
     if inwards:
-        _, change, share = walk.stretch(ends, 0.0)
+        _, change, share, floor = walk.stretch(ends, 0.0, fine)
         ends = ends - change
     z_end = z if inwards else ends[:, : walk.dim]
     prior = ("moments" if flow.known else "model") if prior == "auto" else prior
     at_end, gap = walk.prior(z_end, prior, probes)
+    error = error + floor
+    converged = error <= tolerance
+    if prior == "moments" and not inwards and walk.end < 1.0:
+        error = error + walk.mismatch(z_end, path.slope).detach()
     each = ends[:, walk.dim :].double() * (-1.0 if inwards else 1.0)
     value = at_end + each.mean(1) - flow.log_volume(t, walk.dim)
     data = flow.back(ends[:, : walk.dim], 0.0) if inwards else x
@@ -254,7 +280,7 @@ def carry(
     size = max(1, len(x))
     result = LogProb(
         value.to(x.dtype), probes.standard_error(each.detach()).to(x.dtype), error.to(x.dtype),
-        math.ceil(walk.calls / size), latent, math.ceil(walk.divergences / size), error <= tolerance,
+        math.ceil(walk.calls / size), latent, math.ceil(walk.divergences / size), converged,
         prior, gap.to(x.dtype), share.to(x.dtype), probes.columns,
     )  # fmt: skip
     return result, data
@@ -268,17 +294,18 @@ def within(
     rate = torch.full((len(state),), RATE * tolerance, dtype=torch.float64, device=state.device)
     path = integrate(walk, state, history, end, rate, dim=dim, highest=highest, budget=budget, nodes=nodes)
     for _ in range(ROUNDS):
-        again = ((path.error > tolerance) & (path.calls < budget)).nonzero().flatten()
+        again = ((path.error > tolerance) & (2 * path.calls < budget)).nonzero().flatten()
         if not len(again):
             break
         rate = rate.index_copy(0, again, (0.5 * tolerance / path.error * rate)[again])
         part = integrate(
             lambda state, w, rows, again=again: walk(state, w, again[rows]),
             state[again], [(w, slope[again]) for w, slope in history], end, rate[again],
-            dim=dim, highest=highest, budget=budget, nodes=nodes,
+            dim=dim, highest=highest, budget=budget - path.calls[again], nodes=nodes,
         )  # fmt: skip
         path = Path(
-            path.state.index_copy(0, again, part.state), path.error.index_copy(0, again, part.error),
+            path.state.index_copy(0, again, part.state), path.slope.index_copy(0, again, part.slope),
+            path.error.index_copy(0, again, part.error),
             path.calls.index_add(0, again, part.calls), path.nodes.index_copy(1, again, part.nodes),
         )  # fmt: skip
     return path

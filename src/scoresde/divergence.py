@@ -126,12 +126,8 @@ def pushed(field: Field, z: Tensor, vectors: Tensor, chunk: int) -> tuple[Tensor
 def products(field: Field, z: Tensor, vectors: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
     """field(z): (B, D), and vᵀJv for vectors (k, B, D): (B, k)."""
 
-    def reduced(piece: Tensor) -> tuple[Tensor, Tensor]:
-        value, images = pushed(field, z, piece, chunk)
-        return value, (images * piece).sum(-1)
-
     value, traces = z, []
-    for piece in vectors.split(max(1, chunk // max(1, len(z)))):
-        value, trace = reduced(piece)
-        traces.append(trace)
+    for piece in vectors.split(max(1, chunk // max(1, len(z)))):  # reduced at once: images of all would fill memory
+        value, images = pushed(field, z, piece, chunk)
+        traces.append((images * piece).sum(-1))
     return value, torch.cat(traces).mT

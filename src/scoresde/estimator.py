@@ -40,6 +40,9 @@ SPREAD = 4.0
 """The deviation given to the whitened rows: as training asks as often below σ/α = 1 as above, half of the noise is less
 than a quarter of it."""
 
+FEW = 1000
+"""The number of rows below which a mean of several networks a share is worth its price."""
+
 EDGE = 2 * math.log(1000)
 """|log(α²/σ²)| beyond which noise, or data, no longer matter."""
 
@@ -58,7 +61,8 @@ class ScoreDensity(DensityMixin, BaseEstimator):
 
     Args:
         process: the forward process; None: VP(). prediction: what the networks predict.
-        shares: how many groups, at most one a row. members: networks in each. width, blocks: of each network.
+        shares: how many groups, at most one a row. members: networks in each; None: 4 for fewer than
+            1000 rows, else 1. width, blocks: of each network.
         max_iter: the most steps of training. batch_size: rows a step, over all networks. learning_rate: of Adam.
         n_iter_no_change: looks (50 in max_iter) without a better held-out density before training stops.
         steps: of the likelihood's integrator, to begin. sample_steps: of the sampler's.
@@ -86,9 +90,10 @@ class ScoreDensity(DensityMixin, BaseEstimator):
     n_features_in_: int
 
     def __init__(
-        self, process: Process | None = None, prediction: Prediction = "v", *, shares: int = 5, members: int = 2,
-        width: int = 64, blocks: int = 2, max_iter: int = 3000, batch_size: int = 500, learning_rate: float = 2e-3,
-        n_iter_no_change: int = 10, steps: int = 32, sample_steps: int = 30, random_state: Any = None,
+        self, process: Process | None = None, prediction: Prediction = "noise", *, shares: int = 5,
+        members: int | None = None, width: int = 64, blocks: int = 2, max_iter: int = 5000, batch_size: int = 1000,
+        learning_rate: float = 2e-3, n_iter_no_change: int = 10, steps: int = 32, sample_steps: int = 30,
+        random_state: Any = None,
     ) -> None:  # fmt: skip
         self.process = process
         self.prediction = prediction
@@ -116,13 +121,15 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         generator = torch.Generator().manual_seed(seed := int(chance.randint(2**31 - 1)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            net = self._untrained()
+            net = self._untrained(len(z))
         moments = torch.zeros(z.shape[1]), torch.full(z.shape[1:], SPREAD)
         self._train(Model(net, net.process, self.prediction, moments), z, generator)
         return self
 
-    def _untrained(self) -> Committee:
-        sizes = [_checks.count(name, getattr(self, name)) for name in ("members", "width", "blocks")]
+    def _untrained(self, rows: int) -> Committee:
+        members = self.members if self.members is not None else 4 if rows < FEW else 1
+        sizes = [_checks.count("members", members)]
+        sizes += [_checks.count(name, getattr(self, name)) for name in ("width", "blocks")]
         means, covariances = (torch.from_numpy(m) for m in (self.whitening_.means, self.whitening_.covariances))
         return Committee(means, covariances, VP() if self.process is None else self.process, self.prediction, *sizes)
 
@@ -188,7 +195,7 @@ class Committee(nn.Module):
     """F groups of J networks, each around what is exact for normal data, and their mean.
 
     For x₀ ~ N(m, V diag(c) Vᵀ), y = a x₀ + b ε has given x the mean a m + V (aαc + bσ)/(α²c + σ²) Vᵀ(x − αm); for
-    c = 1 its deviation is |aσ − bα|/√(α² + σ²). A group knows m, V and c of its own rows; each of its networks,
+    c = s² its deviation is s |aσ − bα|/√(α²s² + σ²). A group knows m, V and c of its own rows; each of its networks,
     residual blocks with feature-wise modulation by log σ/α, adds to that mean at the scale of that deviation, at
     first nothing. While training, row i is the business of network i mod K alone, K = F J; where `apart`, of
     group i mod F.
@@ -262,8 +269,8 @@ class Committee(nn.Module):
 def bound(model: Model, z: Tensor) -> float:
     """A lower bound on the mean log-density of rows z: (B, D), with the same noise at every call.
 
-    log p(z) ≥ log N(z; 0, I) + ½ ∫ E[‖ε − ε̂_N‖² − ‖ε − ε̂‖²] dλ, λ = log(α²/σ²), with ε̂_N = σ x/(α² + σ²) that of
-    N(0, I), for which the bound is the density itself: what is drawn at random is the difference of the two alone.
+    log p(z) ≥ log N(z; 0, s²) + ½ ∫ E[‖ε − ε̂_N‖² − ‖ε − ε̂‖²] dλ, λ = log(α²/σ²), with ε̂_N = σ x/(α²s² + σ²) that
+    of N(0, s²), for which the bound is the density itself: only the difference of the two is drawn at random.
 
     Reference: Kingma et al. (2021), arXiv 2107.00630, eq. 17 and 18.
     """
@@ -275,7 +282,9 @@ def bound(model: Model, z: Tensor) -> float:
     alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
     normal, own = sigma / ((SPREAD * alpha) ** 2 + sigma**2) * x, model.predict("noise", x, t)
     gain = ((noise - normal).square() - (noise - own).square()).sum(1).mean()
-    base = -0.5 * (z.double() / SPREAD).square().sum(1).mean() - z.shape[1] * (0.5 * math.log(2 * math.pi) + math.log(SPREAD))
+    base = -0.5 * (z.double() / SPREAD).square().sum(1).mean() - z.shape[1] * (
+        0.5 * math.log(2 * math.pi) + math.log(SPREAD)
+    )
     return float(base + 0.5 * (ends[1] - ends[0]) * gain)
 
 
@@ -285,7 +294,7 @@ def _linear(x: Tensor, matrix: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Whitening:
-    """z = (x − mean) @ matrix has mean 0 and covariance I, or less where the covariance was shrunk.
+    """z = (x − mean) @ matrix has mean 0 and deviation SPREAD in all directions, or less where shrinkage went in.
 
     The covariance of the standardised features, C, becomes (1 − γ) C + γ I with the γ whose Gaussian gives each
     share of the rows (row i is in share i mod K) the highest density by the mean and covariance of the others.

@@ -254,7 +254,7 @@ class Flow:
         """`field` as a function of z: (B, D), for samples at places of their own, w: (B,); 1 stands for a large ρ."""
         process, frame = self.model.process, self.frame
         w = w.clamp_max(
-            place(1 / math.sqrt(torch.finfo(dtype).eps), 1.0)
+            place(torch.finfo(dtype).eps ** (-1 / 3), 1.0)
         )  # there what cancels costs what the limit is off
         rho, change = graded(w, frame.scale)
         t = limit(process.time(-2 * rho.log()).clamp(process.t_min, process.t_max))

@@ -52,12 +52,14 @@ def interpolate(
     first: Tensor,
     second: Tensor,
     count: int = 9,
-    sampler: Sampler = Adams(),
-    steps: int = 20,  # noqa: B008
+    sampler: Sampler = Adams(),  # noqa: B008  (frozen)
+    steps: int = 20,
 ) -> Tensor:
     """`count` data points from first: (B, *) to second: (B, *), both ends included, along a great circle of latents.
 
-        z(s) = [sin((1 − s) θ) z₀ + sin(s θ) z₁]/sin θ,   θ the angle between standardised latents z₀ and z₁
+        u(s) = [sin((1 − s) θ) u₀ + sin(s θ) u₁]/sin θ,   θ the angle between directions u of standardised latents
+
+    and lengths in equal steps.
 
     Returns:
         (count, B, *).
@@ -79,9 +81,10 @@ def interpolate(
     flow, t = Flow.of(model, first), model.process.t_max
     ends = [flow.into(encode(model, x, sampler, steps), t) for x in (first, second)]
     lengths = [z.norm(dim=1, keepdim=True).clamp_min(1e-30) for z in ends]
-    cosine = ((ends[0] / lengths[0]) * (ends[1] / lengths[1])).sum(1, keepdim=True).clamp(-1, 1)
-    angle = cosine.acos().clamp(1e-4, torch.pi - 1e-4)
+    one, two = (z / length for z, length in zip(ends, lengths))
+    angle = (one * two).sum(1, keepdim=True).clamp(-1, 1).acos().clamp(1e-4, torch.pi - 1e-4)
     share = torch.linspace(0, 1, count, dtype=first.dtype, device=first.device)[:, None, None]
-    points = (((1 - share) * angle).sin() * ends[0] + (share * angle).sin() * ends[1]) / angle.sin()
+    unit = (((1 - share) * angle).sin() * one + (share * angle).sin() * two) / angle.sin()
+    points = ((1 - share) * lengths[0] + share * lengths[1]) * unit
     latents = flow.back(points.flatten(0, 1), t)
     return decode(model, latents, sampler, steps).reshape(count, *first.shape)
