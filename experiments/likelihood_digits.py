@@ -28,9 +28,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scoresde import EDM, Discrete, Model, bits_per_dim, data, ddpm, log_prob
+from scoresde.likelihood.chain import vlb
+from scoresde.likelihood.continuous import elbo
 from scoresde.likelihood.dequantization import fit_dequantizer
-from scoresde.likelihood.elbo import elbo
-from scoresde.likelihood.vlb import vlb
 from scoresde.training.fit import moments
 
 TOLERANCE = 0.05
@@ -175,8 +175,8 @@ def table(name: str, options: argparse.Namespace) -> list[Row]:
     model = trained(name, options.out, options.device, recipe.steps)
     others = list(theirs(train, x, recipe))
     best = min(others, key=lambda row: float(row.each.mean()))
-    print(f"{name}: {len(x)} held-out images, {len(train)} to train; gain over {best.name} in bits/dim and in its s.e.")
-    print(f"{'density':<32}{'noise in the bins':<18}{'bits/dim':>17}{'gain':>17}{'s.e.s':>7}{'calls':>7}")
+    print(f"{name}: {len(x)} held-out images, {len(train)} to train; gain over {best.name}, and in its s.e.")
+    print(f"{'density':<30}{'noise in the bins':<18}{'bits/dim':>17}{'gain':>17}{'s.e.s':>7}{'calls':>7}")
     rows = [*others, independent(model, x, recipe)]
     for row in rows:
         print(row.line(None), flush=True)

@@ -120,7 +120,7 @@ TABLES = {
     "wine": Table(sklearn_table("wine"), 5),
     "breast cancer": Table(sklearn_table("breast_cancer"), 3),
     "patches": Table(
-        patches, 4, 500, False, tuple(product((5, 10, 20, 40), ("full",), (3e-5, 1e-4))), BANDWIDTHS[::3],
+        patches, 4, 500, False, tuple(product((5, 10, 20, 40), ("full",), (1e-4,))), BANDWIDTHS[::3],
     ),
 }  # fmt: skip
 
@@ -150,7 +150,7 @@ def table(name: str, options: argparse.Namespace) -> list[tuple[str, np.ndarray]
     best = max(rivals, key=lambda key: values[key].mean())
     (trained, _), rows = sizes[0], len(values["scoresde"])
     width = train.shape[1]
-    print(f"{name}: {width} numbers a row, {trained} rows to train, {rows} held out; nats a row, gain over {best}")
+    print(f"{name}: {width} numbers a row, {trained} to train, {rows} held out; nats a row, gain over {best}")
     print(f"{'density':<24}{'log-density':>19}{'gain':>19}{'s.e.s':>7}  chosen")
     for key, each in values.items():
         text = f"{key:<24}{each.mean():>10.3f} ±{each.std() / math.sqrt(rows):7.3f}"

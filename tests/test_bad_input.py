@@ -212,7 +212,7 @@ CALLS = {
     "log_prob integer": (lambda: log_prob(MODEL, LEVELS), "x must"),
     "log_prob steps": (lambda: log_prob(MODEL, X, 0), "steps"),
     "log_prob probes": (lambda: log_prob(MODEL, X, probes=0), "probes"),
-    "log_prob divergence": (lambda: log_prob(MODEL, X, divergence="hutch"), "Did you mean 'hutchinson'"),
+    "log_prob divergence": (lambda: log_prob(MODEL, X, divergence="hutch"), "Did you mean 'hutch"),
     "log_prob solver": (lambda: log_prob(MODEL, X, solver=DDIM()), "solver"),
     "log_prob tolerance": (lambda: log_prob(MODEL, X, tolerance=-1.0), "tolerance"),
     "log_prob net nan": (lambda: log_prob(Model(lambda x, t: x * NAN, VP()), X), "not finite"),

@@ -11,8 +11,8 @@ import torch
 
 from scoresde import EDM, VE, VP, Model, RectifiedFlow, bits_per_dim, data, log_prob, targets
 from scoresde.likelihood import dequantization
+from scoresde.likelihood.continuous import elbo
 from scoresde.likelihood.dequantization import Dequantizer, TruncatedNormal, Uniform, Variational, fit_dequantizer
-from scoresde.likelihood.elbo import elbo
 from scoresde.likelihood.lattice import Bins, looks_discrete
 from tests.problems import LIMIT, name
 

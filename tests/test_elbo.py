@@ -9,8 +9,8 @@ import torch
 from scipy.integrate import quad, solve_ivp
 
 from scoresde import VE, VP, Cosine, Model, RectifiedFlow, networks, targets
-from scoresde.likelihood import elbo as module
-from scoresde.likelihood.elbo import elbo, squared_errors
+from scoresde.likelihood import continuous as module
+from scoresde.likelihood.continuous import elbo, squared_errors
 from scoresde.model import Count
 from tests.problems import LIMIT, NAMES, PROCESSES, gaussian, mixture, name
 

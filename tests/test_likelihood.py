@@ -184,7 +184,7 @@ def test_a_tolerance_out_of_reach_is_told_of_the_samples_concerned():
     x = target.sample(10)
     with pytest.warns(UserWarning, match=r"did not reach tolerance=1e-09 for samples \[0, 1, 2"):
         result = log_prob(target.model(VP()), x, 2, tolerance=1e-9)
-    assert not result.converged.any() and 60 <= result.nfe <= 66
+    assert not result.converged.any() and 60 <= result.nfe <= 90
     assert (result.value - target.log_prob(x)).abs().max() < 1e-2  # and still the best there is
 
 

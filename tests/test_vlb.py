@@ -9,8 +9,8 @@ import torch
 from scipy.stats import norm
 
 from scoresde import VP, Discrete, Model, RectifiedFlow, ddpm, networks, targets
-from scoresde.likelihood import vlb as module
-from scoresde.likelihood.vlb import vlb
+from scoresde.likelihood import chain as module
+from scoresde.likelihood.chain import vlb
 from scoresde.model import Count
 from tests.problems import LIMIT, NAMES, mixture
 

@@ -18,7 +18,7 @@ from scoresde.training import EMA, fit, loss
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "EDM", "EMA", "PREDICTIONS", "VE", "VP", "Cosine", "Count", "Discrete", "Dynamics", "Forward", "Langevin",
     "Model", "Process", "RectifiedFlow", "Reverse", "ScoreDensity", "Sigmoid", "SubVP", "bits_per_dim", "convert",
     "ddpm", "decode", "distribution", "elbo", "encode", "fit", "fit_dequantizer", "grids", "interpolate", "log_prob",

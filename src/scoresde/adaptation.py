@@ -25,6 +25,13 @@ SAFETY, SHRINK, GROW = 0.65, 0.2, 2.0
 LONGEST = 0.25
 """The longest step: slopes of a mixture may look calm until its modes part."""
 
+LEAD = 0.1
+"""By how much the share of calls spent may lead that of the way gone, before a step's error may be larger: by ten for
+each as much again, so that a tolerance out of reach is missed evenly along the way."""
+
+FREEDOM = 8
+"""How many times shorter than the calls left allow on average a step may be."""
+
 NOTCHES = 8
 """Steps are powers of 2^(1/8), so that rounding in another batch does not move the places."""
 
@@ -76,8 +83,10 @@ def integrate(
     while len(rows := open_.nonzero().flatten()):
         at, old, seen, k = place[rows], where[rows], known[rows], order[rows]
         left = (end - at).abs()
-        least = left / (budget - calls)[rows].clamp_min(1)
+        least = left / (budget - calls)[rows].clamp_min(1) / FREEDOM
         length = torch.maximum(step[rows], least)
+        ahead = calls[rows] / budget[rows] - 1 + left / abs(end - start) - LEAD
+        allowed = rate[rows] * 10 ** (ahead.clamp_min(0) / LEAD)
         length = torch.where(length > 0.9 * left, left, length)
         to = torch.where(length == left, torch.full_like(at, end), at + way * length)
         base, slope_past = state[rows], past[:, rows]
@@ -98,8 +107,8 @@ def integrate(
             lost = (push + away[..., dim:].mean(-1).abs() if away.shape[-1] > dim else push).double()
             lost = torch.where(orders <= (seen + 1)[:, None], lost, math.inf).nan_to_num(math.inf, math.inf)
             mine = lost[:, 1]
-            good = (mine <= rate[rows] * length) | (length <= 1.001 * least) | (length < 1e-9)
-            factors = SAFETY * ((rate[rows] * length)[:, None] / lost.clamp_min(1e-300)) ** (1 / orders)
+            good = (mine <= allowed * length) | (length <= 1.001 * least) | (length < 1e-9)
+            factors = SAFETY * ((allowed * length)[:, None] / lost.clamp_min(1e-300)) ** (1 / orders)
             change = torch.where(good[:, None], factors, factors[:, 1:2].clamp_max(0.9))
             best = (change + torch.tensor([0.0, 0.05, 0.0], device=device) * change).argmax(1)
             chosen = change.gather(1, best[:, None]).squeeze(1).nan_to_num(SHRINK)

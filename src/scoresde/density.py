@@ -15,7 +15,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from scoresde.adaptation import HIGHEST, Path, integrate
+from scoresde.adaptation import HIGHEST, Path, Slopes, integrate
 from scoresde.divergence import Probes, pushed
 from scoresde.flow import Flow, graded, place, ratio
 from scoresde.model import Model, is_conditioned
@@ -30,7 +30,7 @@ BUDGET, GENEROUS = 4, 32
 """Calls a sample may take, in units of `steps`: without a tolerance, and to reach one."""
 
 WIDE, STRICT = 0.02, 1e-5
-"""Where t_min is beyond this place, or the tolerance below this a dimension, the stretch below t_min takes three calls."""
+"""t_min beyond this place, or a tolerance below this a dimension: the stretch below t_min takes three calls."""
 
 ROUNDS = 3
 """How often samples that missed the tolerance are integrated again."""
@@ -44,9 +44,9 @@ class LogProb:
     where one probe leaves it unknown. error: (B,), estimated error of the solver and of the stretch below t_min, and
     converged: (B,), whether they are within the tolerance; to `error` is added what the model's score at t_max says of
     third order beside a prior of the moments. nfe: calls of the network along all paths, the mean over the samples,
-    and divergences: those of them that took the divergence. latent: x_T, as x. prior: which was used, "moments", "model" or
-    "standard", and prior_gap: (B,), how much it is above log N(x_T; 0, α² + σ²). truncation: (B,), what the stretch
-    below t_min, where no network is asked, contributes.
+    and divergences: those of them that took the divergence. latent: x_T, as x. prior: which was used, "moments",
+    "model" or "standard", and prior_gap: (B,), how much it is above log N(x_T; 0, α² + σ²). truncation: (B,), what
+    the stretch below t_min, where no network is asked, contributes.
     """
 
     value: Tensor
@@ -198,7 +198,7 @@ class Walk:
                 return flow.score(z, w, field(z)) + z
 
             def ask(z: Tensor, along: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-                self.calls, self.divergences = self.calls + 2 * self.size, self.divergences + self.size
+                self.calls, self.divergences = self.calls + 2 * self.size, self.divergences + 2 * self.size
                 g, trace = probes.of(excess, z)
                 return g, pushed(excess, z, along[None], probes.chunk)[1][0], trace.double().mean(1)
 
@@ -244,9 +244,8 @@ def carry(
         start, end = place(ratio(process, t), flow.frame.scale), walk.end
         history = [(start, walk.at(state, start)[0])]
     else:
-        history, change, share, floor = walk.stretch(
-            state, place(ratio(process, t), flow.frame.scale) if t else 0.0, fine
-        )
+        first = place(ratio(process, t), flow.frame.scale) if t else 0.0
+        history, change, share, floor = walk.stretch(state, first, fine)
         start, end, state = walk.least, walk.end, state + change
     if nodes is None:
         path = method(tolerance, walk, state, history, end, walk.dim, highest, budget)
@@ -261,8 +260,8 @@ def carry(
         integrals = [torch.einsum("n,nbk->bk", w.to(found), found) for w in (weights, *coarser)]
         walk.calls += plain.calls
         ends = torch.cat([path.state, state[:, walk.dim :] + integrals[0].to(x.dtype)], 1)
-        fine, rough = ((a - b).mean(1).abs().detach() for a, b in pairwise(integrals))
-        error = path.error + fine * (fine / rough.clamp_min(1e-300)).clamp_max(1.0).sqrt()
+        apart, before = ((a - b).mean(1).abs().detach() for a, b in pairwise(integrals))
+        error = path.error + apart * (apart / before.clamp_min(1e-300)).clamp_max(1.0).sqrt()
     if inwards:
         _, change, share, floor = walk.stretch(ends, 0.0, fine)
         ends = ends - change
@@ -287,7 +286,7 @@ def carry(
 
 
 def within(
-    tolerance: float, walk: Walk, state: Tensor, history: History, end: float, dim: int, highest: int, budget: int,
+    tolerance: float, walk: Slopes, state: Tensor, history: History, end: float, dim: int, highest: int, budget: int,
     nodes: Tensor | None = None,
 ) -> Path:  # fmt: skip
     """`integrate`, and again with smaller steps for the samples whose estimated error missed the tolerance."""

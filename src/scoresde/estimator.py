@@ -40,6 +40,9 @@ SPREAD = 4.0
 """The deviation given to the whitened rows: as training asks as often below σ/α = 1 as above, half of the noise is less
 than a quarter of it."""
 
+CHUNK = 20_000
+"""How many rows of a Jacobian product all networks together have at once."""
+
 FEW = 1000
 """The number of rows below which a mean of several networks a share is worth its price."""
 
@@ -175,7 +178,9 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         z = torch.from_numpy((X - self.whitening_.mean) @ self.whitening_.matrix)
-        pieces = [log_prob(self.model_, part, self.steps).value for part in z.split(4096)]
+        net: Any = self.model_.net
+        chunk = max(1, CHUNK // net.k)
+        pieces = [log_prob(self.model_, part, self.steps, chunk=chunk).value for part in z.split(4096)]
         return torch.cat(pieces).numpy() + self.log_volume_
 
     def score(self, X: Any, y: Any = None) -> float:

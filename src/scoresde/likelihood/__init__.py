@@ -2,10 +2,10 @@
 
 from scoresde.density import LogProb
 from scoresde.likelihood.bits import BitsPerDim, bits_per_dim
+from scoresde.likelihood.chain import Vlb, vlb
+from scoresde.likelihood.continuous import Elbo, elbo
 from scoresde.likelihood.dequantization import TruncatedNormal, Uniform, Variational, fit_dequantizer
-from scoresde.likelihood.elbo import Elbo, elbo
 from scoresde.likelihood.ode import log_prob
-from scoresde.likelihood.vlb import Vlb, vlb
 
 __all__ = [
     "BitsPerDim", "Elbo", "LogProb", "TruncatedNormal", "Uniform", "Variational", "Vlb", "bits_per_dim", "elbo",

@@ -1,6 +1,6 @@
 """Noise inside the bins of integer data: uniform, truncated normal, and learned.
 
-log P(x) ≥ E_q[log p(x + u) − log q(u | x)], for any q that stays in the bin                  (docs/theory, B2)
+log P(x) ≥ E_q[log p(x + u) − log q(u | x)], for any q that stays in the bin                  (docs/theory, eq. 41)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ at which its score trains a dequantizer. Nearer to the data a network's error ou
 dequantizer trained at a fifth of it was 0.23 bits/dim worse than uniform, and level with it or 0.01 better at it."""
 
 PEAKED = 1 / 2
-"""The share of 1/κ² from which the curvature of log p within a bin tells bare levels (docs/theory, B4)."""
+"""The share of 1/κ² from which the curvature of log p within a bin tells bare levels (docs/theory, eq. 43)."""
 
 NUMBERS = 2**15
 """How many numbers tell whether a model knows bare levels."""

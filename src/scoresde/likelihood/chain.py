@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scoresde import _checks
 from scoresde.flow import Frame, ratio
-from scoresde.likelihood.elbo import Elbo, draw_cells, in_pairs, noised, proposal, share, squared_errors
+from scoresde.likelihood.continuous import Elbo, draw_cells, in_pairs, noised, proposal, share, squared_errors
 from scoresde.likelihood.lattice import Bins
 from scoresde.model import Model, is_conditioned
 from scoresde.process import Discrete
@@ -79,14 +79,14 @@ def vlb(
     Example:
         >>> import torch
         >>> from scoresde import ddpm, targets
-        >>> from scoresde.likelihood.vlb import vlb
+        >>> from scoresde.likelihood.chain import vlb
         >>> model = targets.Gaussian([0.0], 0.1).model(ddpm(100))
         >>> result = vlb(model, torch.tensor([[32], [48]]), levels=64, variance="beta")
         >>> [round(bits, 1) for bits in result.bits_per_dim.tolist()]
         [4.8, 6.6]
 
     Reference: Ho et al. (2020), arXiv 2006.11239, eq. 5 and 13; Sohl-Dickstein et al. (2015), 1503.03585;
-    docs/theory, eq. E6-E8.
+    docs/theory, eq. 37-39.
     """
     _checks.kind("model", model, Model, "Model(net, ddpm())")
     chain = model.process

@@ -2,7 +2,7 @@
 
 With ρ = σ/α, ε̂ the model's noise and ε̃ the noise that data N(m, s²) would have,
 
-    log p(x) ≥ log N(x; m, s²) − ∫ E[‖ε − ε̂‖² − ‖ε − ε̃‖²] dlog ρ − (the decoder's share)    (docs/theory, eq. E3)
+    log p(x) ≥ log N(x; m, s²) − ∫ E[‖ε − ε̂‖² − ‖ε − ε̃‖²] dlog ρ − (the decoder's share)    (docs/theory, eq. 34)
 
 The prior, the Gaussian's own part of the path and of the last step to the data add up to log N exactly.
 """
@@ -84,14 +84,14 @@ def elbo(
     Example:
         >>> import torch
         >>> from scoresde import VP, targets
-        >>> from scoresde.likelihood.elbo import elbo
+        >>> from scoresde.likelihood.continuous import elbo
         >>> target = targets.Gaussian([1.0, -1.0], 0.25)
         >>> x = target.sample(3)
         >>> torch.allclose(elbo(target.model(VP()), x, 2).value, target.log_prob(x), atol=1e-4)
         True
 
     Reference: Song et al. (2021), arXiv 2101.09258, theorem 3; Kingma et al. (2021), 2107.00630, eq. 15;
-    docs/theory, eq. E1-E4.
+    docs/theory, eq. 32-35.
     """
     _checks.kind("model", model, Model, "Model(net, VP())")
     if isinstance(x, Tensor) and not x.is_floating_point():
@@ -237,7 +237,7 @@ def share(squares: Tensor, control: Tensor) -> Tensor:
 def in_pairs(terms: Tensor) -> tuple[Tensor, Tensor]:
     """The standard error of the sum of terms (B, K), two in each stratum, and its degrees of freedom: (B,) each.
 
-    Reference: Satterthwaite (1946); docs/theory, eq. E5.
+    Reference: Satterthwaite (1946); docs/theory, eq. 36.
     """
     squares = terms.detach().unflatten(1, (-1, 2)).diff(dim=2).square().squeeze(2)
     total, fourth = squares.sum(1), squares.square().sum(1)
