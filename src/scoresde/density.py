@@ -32,6 +32,9 @@ BUDGET, GENEROUS = 4, 32
 WIDE, STRICT = 0.02, 1e-5
 """t_min beyond this place, or a tolerance below this a dimension: the stretch below t_min takes three calls."""
 
+CAUTION = 1.5
+"""Times the sum of the steps' estimates: the reported error, for samples whose steps were long."""
+
 ROUNDS = 3
 """How often samples that missed the tolerance are integrated again."""
 
@@ -268,8 +271,8 @@ def carry(
     z_end = z if inwards else ends[:, : walk.dim]
     prior = ("moments" if flow.known else "model") if prior == "auto" else prior
     at_end, gap = walk.prior(z_end, prior, probes)
-    error = error + floor
-    converged = error <= tolerance
+    converged = error + floor <= tolerance
+    error = CAUTION * error + floor
     if prior == "moments" and not inwards and walk.end < 1.0:
         error = error + walk.mismatch(z_end, path.slope).detach()
     each = ends[:, walk.dim :].double() * (-1.0 if inwards else 1.0)

@@ -58,6 +58,7 @@ def log_prob(
         nodes: take the divergence at this many Gauss–Legendre nodes alone, and the path by plain calls.
         gradient: "direct": the result is differentiable in x and the network's parameters; "adjoint": likewise, by
             solving the adjoint equation, in constant memory; None: in x, directly, if it requires gradients.
+            (torch's own LayerNorm has a wrong gradient under forward mode: write it out, as networks.MLP does.)
         chunk: how many rows a batched Jacobian product may have at once. generator: the source of the probes.
     Returns:
         LogProb.

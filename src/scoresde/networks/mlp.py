@@ -26,12 +26,21 @@ class TimeEmbedding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], 1)
 
 
+class Norm(nn.LayerNorm):
+    """LayerNorm in elementary operations: torch's own has a wrong gradient under a forward-mode derivative (2.13)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        centred = input - input.mean(-1, keepdim=True)
+        scaled = centred * (centred.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return torch.addcmul(self.bias, scaled, self.weight)
+
+
 class _Block(nn.Module):
     """x + W₂ φ((1 + scale) W₁ norm(x) + shift), scale and shift linear in the embedding of time (FiLM)."""
 
     def __init__(self, width: int, features: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = Norm(width)
         self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
         self.film = nn.Linear(features, 2 * width)
 

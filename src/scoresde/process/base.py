@@ -127,6 +127,9 @@ class Process(ABC):
         known = vars(self).get("_known", {}).get((coefficient, t))
         return self.remember(coefficient, t, lambda: float(getattr(self, coefficient)(t))) if known is None else known
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_known"}  # functions: not to be pickled
+
     def remember(self, key: Any, t: float, compute: Callable[[], Any]) -> Any:
         """compute(), or what it was for this key and time before, where this process cannot have changed.
 
