@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from likelihood_exact import mixture
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
+from targets_likelihood import mixture
 from torch import Tensor
 
 from scoresde import Model, RectifiedFlow, fit, log_prob, networks

@@ -283,5 +283,7 @@ def test_wrong_input_is_named():
         log_prob(replace(model, moments=None), x, prior="moments")
     with pytest.raises(ValueError, match="log_prob=True needs"):
         sample(model, (2, 2), log_prob=True, trajectory=True)
+    with pytest.raises(TypeError, match=r"'label'; write model.given"):
+        log_prob(Model(lambda x, t, label: x, VP()), x)
     with pytest.raises(TypeError, match="solver"):
         log_prob(model, x, solver="rk4")

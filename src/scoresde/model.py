@@ -62,7 +62,13 @@ class Model:
             raise ValueError(
                 f"t must have shape () or ({x.shape[0]},) for x of shape {tuple(x.shape)}, got {tuple(t.shape)}"
             )
-        y = _checks.shape_like("the output of net", self.net(x, times, **cond), x)
+        try:
+            y = self.net(x, times, **cond)
+        except TypeError as error:
+            if "required" in str(error) and "argument" in str(error):
+                raise TypeError(f"net wants a condition: {error}; write model.given(name=value)") from error
+            raise
+        _checks.shape_like("the output of net", y, x)
         if y.dtype != x.dtype:
             raise TypeError(f"the output of net must have the dtype of x, {x.dtype}, got {y.dtype}")
         return y
