@@ -49,7 +49,9 @@ def patches(rows: int = 10_000, side: int = 8) -> np.ndarray:
 class Whitened(nn.Module):
     """Noise as N(m, C) has it, plus a network's correction along the axes of C in units of what is not known there.
 
-    With y = x/α, ρ = σ/α, the axes' deviations s and h² = s² + ρ²: z = Uᵀ(y − m)/h, ε̂ = U [ρ z/h + (s/h) net(z)].
+    With y = x/α, ρ = σ/α, the axes' deviations s and h² = s² + ρ²: z = Uᵀ(y − m)/h, v = Uᵀ(y − m)/ρ and
+    ε̂ = U [ρ z/h + (s/h) (a + b v/√(1 + v²))], where the network gives a and b from z and asinh v: patches of little
+    contrast are small beside the Gaussian, and only their noise tells them apart.
     """
 
     def __init__(self, net: nn.Module, process: EDM, mean: Tensor, covariance: Tensor) -> None:
@@ -64,10 +66,13 @@ class Whitened(nn.Module):
         alpha, sigma = (c[:, None] for c in (self.process.alpha(t), self.process.sigma(t)))
         rho = sigma / alpha
         h = (self.deviation**2 + rho**2).sqrt()
-        z = ((x / alpha - self.mean) @ self.axes) / h
+        centred = (x / alpha - self.mean) @ self.axes
+        z, v = centred / h, centred / rho
         first, last = self.range
         place = ((rho[:, 0].log() - first) / (last - first)).clamp(0, 1)
-        return (rho / h * z + self.deviation / h * self.net(z, place)) @ self.axes.mT
+        constant, gain = self.net(torch.cat([z, v.asinh()], 1), place).chunk(2, 1)
+        correction = constant + gain * v / (1 + v**2).sqrt()
+        return (rho / h * z + self.deviation / h * correction) @ self.axes.mT
 
 
 def scored(x: np.ndarray, steps: int, width: int, device: str = "cpu", batch: int = 256, lr: float = 2e-3) -> Density:
@@ -76,7 +81,7 @@ def scored(x: np.ndarray, steps: int, width: int, device: str = "cpu", batch: in
     points, source = torch.from_numpy(x).float().to(device), torch.Generator(device).manual_seed(0)
     mean, covariance = moments(points)
     process = EDM(0.05 * float(torch.linalg.eigvalsh(covariance)[0].clamp_min(1e-8).sqrt()), 80.0)
-    net = Whitened(networks.MLP(x.shape[1], width), process, mean, covariance).to(device)
+    net = Whitened(networks.MLP(2 * x.shape[1], width), process, mean, covariance).to(device)
     model = Model(net, process, "noise", (mean, covariance))
     least, most = (math.exp(end) for end in net.range)
     draw = lambda n, g: points[torch.randint(len(points), (n,), generator=g, device=points.device)]  # noqa: E731

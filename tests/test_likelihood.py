@@ -36,7 +36,8 @@ def test_log_prob_does_not_depend_on_the_prediction(prediction):
 def test_solvers_agree(solver, process):
     target, x = mixture(), mixture().sample(50, torch.Generator().manual_seed(2))
     error = (log_prob(target.model(process), x, 100, solver=solver).value - target.log_prob(x)).abs().max() / 2
-    assert error < {"dopri5": 1e-4, "rk4": 2e-4}.get(getattr(solver, "method", ""), 2e-3)
+    limits = {"dopri5": 1e-4, "rk4": 2e-4}  # order 2 does not reach the tolerance of 100 steps in four times as many
+    assert error < limits.get(getattr(solver, "method", ""), 2e-2 if solver == Adams(2) else 2e-3)
 
 
 @pytest.mark.parametrize("process", MAIN, ids=name)
@@ -185,7 +186,7 @@ def test_a_tolerance_out_of_reach_is_told_of_the_samples_concerned():
     with pytest.warns(UserWarning, match=r"did not reach tolerance=1e-09 for samples \[0, 1, 2"):
         result = log_prob(target.model(VP()), x, 2, tolerance=1e-9)
     assert not result.converged.any() and 60 <= result.nfe <= 90
-    assert (result.value - target.log_prob(x)).abs().max() < 1e-2  # and still the best there is
+    assert ((result.value - target.log_prob(x)).abs() <= result.error).all()  # and the best there is, told how good
 
 
 def test_gradient_in_x_is_the_score():
