@@ -54,6 +54,17 @@ def gaussian(x: np.ndarray, shrinkage: float) -> Density:
 
 
 def mixture(x: np.ndarray, components: int, kind: str, floor: float, iterations: int = 100) -> Density:
+    """A mixture by EM."""
+    return _em(x, components, kind, floor, iterations).score_samples
+
+
+def fit_mixture(x: np.ndarray, components: int, kind: str, floor: float, iterations: int = 100) -> tuple[Any, Any, Any]:
+    """Its weights, means and covariances."""
+    model = _em(x, components, kind, floor, iterations)
+    return model.weights_, model.means_, model.covariances_
+
+
+def _em(x: np.ndarray, components: int, kind: str, floor: float, iterations: int) -> GaussianMixture:
     """EM from k-means; of small data two starts, of which the better on the training data is kept."""
     model = GaussianMixture(
         components, covariance_type=kind, reg_covar=floor * x.var(0).mean(), max_iter=iterations,
@@ -61,7 +72,7 @@ def mixture(x: np.ndarray, components: int, kind: str, floor: float, iterations:
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(x).score_samples
+        return model.fit(x)
 
 
 def kernel(x: np.ndarray, bandwidth: float) -> Density:

@@ -18,14 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from density_baselines import BANDWIDTHS, MIXTURES, Density, Fitted, baselines
+from density_baselines import BANDWIDTHS, MIXTURES, Density, Fitted, baselines, fit_mixture
 from likelihood_training import fitting
 from sklearn import datasets
 from torch import Tensor, nn
 
-from scoresde import EDM, Model, data, log_prob, networks
+from scoresde import EDM, Model, data, log_prob, networks, targets
 from scoresde.estimator import ScoreDensity
 from scoresde.training.fit import moments
+
+FLOOR = 1e-4
+"""Of the variances of the mixture that the patches' network begins as, in units of the mean variance."""
+
+TOLERANCE = 0.01
+"""Of log_prob for patches, in nats a dimension."""
 
 PHOTOGRAPHS = ("camera", "coins", "astronaut", "chelsea", "coffee", "brick", "grass", "gravel")
 
@@ -46,51 +52,61 @@ def patches(rows: int = 10_000, side: int = 8) -> np.ndarray:
     return data.dequantize(levels, 256, generator=torch.Generator().manual_seed(0)).double().numpy()
 
 
-class Whitened(nn.Module):
-    """Noise as N(m, C) has it, plus a network's correction along the axes of C in units of what is not known there.
+class Corrected(nn.Module):
+    """Noise as a mixture Σ w_k N(m_k, U_k S_k² U_kᵀ) has it, plus a network's correction F where that is uncertain.
 
-    With y = x/α, ρ = σ/α, the axes' deviations s and h² = s² + ρ²: z = Uᵀ(y − m)/h, v = Uᵀ(y − m)/ρ and
-    ε̂ = U [ρ z/h + (s/h) (a + b v/√(1 + v²))], where the network gives a and b from z and asinh v: patches of little
-    contrast are small beside the Gaussian, and only their noise tells them apart.
+    With y = x/α, ρ = σ/α, r_k the responsibilities at y, h_k² = s_k² + ρ² and a_k = U_kᵀ(y − m_k):
+
+        ε̂ = Σ_k r_k U_k [ρ a_k/h_k² + (s_k/h_k) U_kᵀ F(u, log ρ)],      u = Σ_k r_k U_k a_k/h_k,
+
+    where u, y as the mixture whitens it, is of unit size whatever the contrast. At first F = 0.
     """
 
-    def __init__(self, net: nn.Module, process: EDM, mean: Tensor, covariance: Tensor) -> None:
+    def __init__(self, net: nn.Module, process: EDM, base: targets.GaussianMixture) -> None:
         super().__init__()
-        self.net, self.process = net, process
-        variances, axes = torch.linalg.eigh(covariance.double())
-        for name, value in (("mean", mean), ("deviation", variances.clamp_min(1e-12).sqrt()), ("axes", axes)):
-            self.register_buffer(name, value.float())
-        self.range = (math.log(0.1 * float(self.deviation.min())), math.log(10 * float(self.deviation.max())))
+        self.net, self.process, self.base = net, process, base
+        s = base.variances.sqrt()
+        self.range = (math.log(0.1 * float(s.min())), math.log(10 * float(s.max())))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = (c[:, None] for c in (self.process.alpha(t), self.process.sigma(t)))
-        rho = sigma / alpha
-        h = (self.deviation**2 + rho**2).sqrt()
-        centred = (x / alpha - self.mean) @ self.axes
-        z, v = centred / h, centred / rho
+        base, wide = self.base, t.double()
+        rho = (self.process.sigma(wide) / self.process.alpha(wide))[:, None, None]
+        centred = x.double()[:, None] / self.process.alpha(wide)[:, None, None] - base.means
+        along = torch.einsum("bki,kij->bkj", centred, base.axes)
+        total = base.variances + rho**2
+        share = (base.weights.log() - 0.5 * (along**2 / total + total.log()).sum(-1)).softmax(1)
+        gain = base.variances.sqrt() / total.sqrt()
+
+        def back(parts: Tensor) -> Tensor:
+            return torch.einsum("bk,bkj,kij->bi", share, parts, base.axes)
+
+        white = back(along / total.sqrt()).to(x.dtype)
         first, last = self.range
-        place = ((rho[:, 0].log() - first) / (last - first)).clamp(0, 1)
-        constant, gain = self.net(torch.cat([z, v.asinh()], 1), place).chunk(2, 1)
-        correction = constant + gain * v / (1 + v**2).sqrt()
-        return (rho / h * z + self.deviation / h * correction) @ self.axes.mT
+        place = ((rho[:, 0, 0].log() - first) / (last - first)).clamp(0, 1)
+        change = torch.einsum("bi,kij->bkj", self.net(white, place.to(x.dtype)).double(), base.axes)
+        return back(rho * along / total + gain * change).to(x.dtype)
 
 
-def scored(x: np.ndarray, steps: int, width: int, device: str = "cpu", batch: int = 256, lr: float = 2e-3) -> Density:
-    """The log-density of a network trained on x: (N, D)."""
+def scored(
+    x: np.ndarray, steps: int, width: int, components: int = 10, device: str = "cpu", batch: int = 256, lr: float = 1e-3
+) -> Density:
+    """The log-density of a network trained on x: (N, D), that begins as the mixture fitted by EM."""
     torch.manual_seed(0)
     points, source = torch.from_numpy(x).float().to(device), torch.Generator(device).manual_seed(0)
-    mean, covariance = moments(points)
-    process = EDM(0.05 * float(torch.linalg.eigvalsh(covariance)[0].clamp_min(1e-8).sqrt()), 80.0)
-    net = Whitened(networks.MLP(2 * x.shape[1], width), process, mean, covariance).to(device)
-    model = Model(net, process, "noise", (mean, covariance))
+    base = targets.GaussianMixture(*(torch.from_numpy(v) for v in fit_mixture(x, components, "full", FLOOR))).to(device)
+    process = EDM(0.05 * float(base.variances.min().sqrt()), 80.0)
+    net = Corrected(networks.MLP(x.shape[1], width), process, base).to(device)
+    model = Model(net, process, "noise", moments(points))
     least, most = (math.exp(end) for end in net.range)
     draw = lambda n, g: points[torch.randint(len(points), (n,), generator=g, device=points.device)]  # noqa: E731
     for _, best in fitting(model, draw, steps, least, most, batch=batch, lr=lr, generator=source):
         model = best
+    model.net.eval().requires_grad_(False)  # pyright: ignore[reportAttributeAccessIssue]
 
     def density(y: np.ndarray) -> np.ndarray:
         parts = torch.from_numpy(y).float().to(device).split(500)
-        return torch.cat([log_prob(model, part).value for part in parts]).double().cpu().numpy()
+        tolerance = TOLERANCE * y.shape[1]
+        return torch.cat([log_prob(model, part, tolerance=tolerance).value for part in parts]).double().cpu().numpy()
 
     return density
 
@@ -125,7 +141,7 @@ TABLES = {
     "wine": Table(sklearn_table("wine"), 5),
     "breast cancer": Table(sklearn_table("breast_cancer"), 3),
     "patches": Table(
-        patches, 4, 500, False, tuple(product((5, 10, 20, 40), ("full",), (1e-4,))), BANDWIDTHS[::3],
+        patches, 4, 300, False, tuple(product((5, 10, 20, 40), ("full",), (1e-4,))), BANDWIDTHS[::3],
     ),
 }  # fmt: skip
 
@@ -141,7 +157,7 @@ def table(name: str, options: argparse.Namespace) -> list[tuple[str, np.ndarray]
     for train, test in recipe.splits():
         sizes.append((len(train), len(test)))
         if name == "patches":
-            own = scored(train, 30 if options.quick else 5000, 256, options.device)
+            own = scored(train, 30 if options.quick else 3000, 256, device=options.device)
         else:
             estimator = ScoreDensity(random_state=0, **({"max_iter": 40} if options.quick else {}))
             own = estimator.fit(train).score_samples

@@ -151,13 +151,14 @@ def test_tables_hold_every_row_out_once():
         assert all(np.allclose(train.mean(0), 0, atol=1e-8) and np.allclose(train.std(0), 1) for train, _ in splits)
 
 
-def test_the_whitened_network_begins_as_the_gaussian():
+def test_the_corrected_network_begins_as_the_mixture():
+    """Two modes of full covariance in four dimensions, by EM and by the flow of its exact noise."""
     generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(5, 5, generator=generator)
-    x = torch.randn(400, 5, generator=generator) @ mix + 1
-    density = likelihood_tables.scored(x.numpy(), 1, 16, lr=1e-12)
-    exact = multivariate_normal(x.mean(0).numpy(), np.cov(x.numpy().T, bias=True)).logpdf(x[:20].numpy())
-    assert np.allclose(density(x[:20].numpy()), exact, atol=5e-3)
+    modes = [torch.randn(300, 4, generator=generator) @ torch.randn(4, 4, generator=generator) + 3 * k for k in (-1, 1)]
+    x = torch.cat(modes).double().numpy()
+    exact = density_baselines.mixture(x, 2, "full", likelihood_tables.FLOOR)(x[::30])
+    density = likelihood_tables.scored(x, 1, 16, 2, lr=1e-12)
+    assert np.abs(density(x[::30]) - exact).mean() < 4 * likelihood_tables.TOLERANCE
 
 
 def test_patches_are_dequantized_photographs():

@@ -71,7 +71,7 @@ def run(
         net = Scaled(MLP((8, 8)), process, scale=float(real.std())).to(device)
         model, curves[f"{name}, {prediction}"] = _train(Model(net, process, prediction), train, steps, name, quiet)
         source = torch.Generator().manual_seed(3)
-        bits = bits_per_dim(model, held, LEVELS, steps=20, tolerance=10.0, generator=source)
+        bits = bits_per_dim(model, held, LEVELS, steps=16, generator=source)
         for label, sampler, n in SAMPLERS:
             count = Count()
             x = sample(model.wrap(count), (samples, 8, 8), sampler, n, seeds=range(samples))

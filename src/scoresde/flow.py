@@ -264,7 +264,7 @@ class Flow:
         deviation, determinant = torch.hypot(alpha * spread, sigma), alpha * b - sigma * a
         by_y = change * alpha**2 / determinant / deviation
         front = by_y / deviation**2
-        by_x = front * (spread**2 * (-alpha * a) - sigma * b)
+        by_x = -front * (spread**2 * alpha * a + sigma * b)
         rest = front * mean * (sigma * determinant)
         centre = alpha * mean
 
