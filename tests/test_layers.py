@@ -9,14 +9,15 @@ import scoresde
 
 ROOT = Path(scoresde.__file__).parent
 LAYERS = [
-    {"_checks"},
+    {"_checks", "_files"},
     {"process", "prediction"},
+    {"scaling"},
     {"model", "targets"},
     {"dynamics", "solve", "flow", "divergence", "adaptation", "density", "adjoint"},
     {"samplers", "likelihood", "training"},
     {"latent"},
     {"data", "plots", "testing", "distribution", "estimator"},
-    {"demo"},
+    {"demo", "runs"},
     {"cli"},
     {"__main__", "__init__"},
 ]

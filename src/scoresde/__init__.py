@@ -14,15 +14,15 @@ from scoresde.prediction import PREDICTIONS, convert
 from scoresde.process import EDM, VE, VP, Cosine, Discrete, Process, RectifiedFlow, Sigmoid, SubVP, ddpm
 from scoresde.samplers import encode, grids, sample
 from scoresde.solve import solve
-from scoresde.training import EMA, fit, loss
+from scoresde.training import EMA, fit, load, loss, save
 
 __version__ = "0.1.0"
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "EDM", "EMA", "PREDICTIONS", "VE", "VP", "Cosine", "Count", "Discrete", "Dynamics", "Forward", "Langevin",
     "Model", "Process", "RectifiedFlow", "Reverse", "ScoreDensity", "Sigmoid", "SubVP", "bits_per_dim", "convert",
-    "ddpm", "decode", "distribution", "elbo", "encode", "fit", "fit_dequantizer", "grids", "interpolate", "log_prob",
-    "loss", "metrics", "networks", "round_trip", "sample", "solve", "targets", "vlb",
+    "ddpm", "decode", "distribution", "elbo", "encode", "fit", "fit_dequantizer", "grids", "interpolate", "load",
+    "log_prob", "loss", "metrics", "networks", "round_trip", "sample", "save", "solve", "targets", "vlb",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scoresde import _checks
 from scoresde.prediction import Prediction, limit, row, solve_rows, weights
 from scoresde.process.base import Process, spread
+from scoresde.scaling import Scaling
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Model:
         moments: the data's (mean, standard deviation), each of a shape that broadcasts to one sample, or
             (mean, covariance) of the flattened sample, shapes (D,) or the sample's, and (D, D); None stands for
             (0, 1). Samplers and likelihoods solve the Gaussian with these moments exactly.
+        scaling: how raw data became x, kept for whoever wants raw samples: model.scaling.inverse(x).
     Raises:
         TypeError, ValueError: net not callable, process not a Process, an unknown prediction.
 
@@ -40,6 +42,7 @@ class Model:
     process: Process
     prediction: Prediction = "noise"
     moments: tuple[Any, Any] | None = None
+    scaling: Scaling | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.net):
@@ -48,6 +51,8 @@ class Model:
         row(self.prediction, self.process, torch.tensor(0.5 * self.process.t_max, dtype=torch.float64))
         if self.moments is not None:
             _check_moments(self.moments)
+        if self.scaling is not None:
+            _checks.kind("scaling", self.scaling, Scaling, "Scaling.of_levels(256)")
 
     def __call__(self, x: Tensor, t: Any, **cond: Any) -> Tensor:
         """The network's own output at x: (B, *) and t: () or (B,); its shape and dtype must be those of x."""

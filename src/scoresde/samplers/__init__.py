@@ -14,10 +14,12 @@ from scoresde.samplers.loop import encode, sample
 from scoresde.samplers.packages import ODE, SDE
 from scoresde.samplers.pndm import IPNDM, PNDM
 from scoresde.samplers.restart import Restart
+from scoresde.samplers.shards import sample_shards
 from scoresde.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM", "DDPM", "DEIS", "IPNDM", "ODE", "PNDM", "SDE", "Adams", "Adaptive", "AnnealedLangevin", "DPMSolver",
     "DPMSolverPP", "Euler", "EulerMaruyama", "Exponential", "FlowSDE", "Heun", "LangevinCorrector", "Midpoint",
     "PredictorCorrector", "Restart", "SASolver", "Sampler", "Unfinished", "UniPC", "encode", "grids", "sample",
+    "sample_shards",
 ]  # fmt: skip

@@ -1,11 +1,15 @@
-"""An exponential moving average of a network's weights."""
+"""Averages of a network's weights: an exponential one, and power functions that can be recombined afterwards."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scoresde import _checks
 
@@ -17,7 +21,7 @@ class EMA:
     Buffers are copied as they are.
 
     Args:
-        net: the network to follow. decay: in [0, 1).
+        net: the network to follow. decay: in [0, 1). warmup: whether the decay rises; else it is constant.
 
     Example:
         >>> import torch
@@ -32,24 +36,215 @@ class EMA:
     Reference: Polyak and Juditsky (1992); Ho et al. (2020), arXiv 2006.11239, app. B (0.9999).
     """
 
-    def __init__(self, net: nn.Module, decay: float = 0.999) -> None:
+    def __init__(self, net: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
         _checks.kind("net", net, nn.Module, "model.net")
         self.decay = _checks.number("decay", decay, 0.0, 1.0 - 1e-12)
+        self.warmup = bool(warmup)
         self.updates = 0
         self.net = deepcopy(net).eval().requires_grad_(False)
+        self._weights: list[Tensor] = list(self.net.parameters())
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Move the average towards the network's weights as they are now."""
-        shapes = [
-            [p.shape for p in part.parameters()]
-            for part in (_checks.kind("net", net, nn.Module, "model.net"), self.net)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"net must have the shapes of the network followed, got {len(shapes[0])} other parameters")
+        _checks.kind("net", net, nn.Module, "model.net")
+        mine, theirs = _both(self._weights, list(net.parameters()))
         self.updates += 1
-        share = 1 - min(self.decay, self.updates / (9 + self.updates))
-        for mine, theirs in zip(self.net.parameters(), net.parameters()):
-            mine.lerp_(theirs, share)
-        for mine, theirs in zip(self.net.buffers(), net.buffers()):
-            mine.copy_(theirs)
+        share = 1 - (min(self.decay, self.updates / (9 + self.updates)) if self.warmup else self.decay)
+        if mine:
+            torch._foreach_lerp_(mine, theirs, share)  # pyright: ignore[reportPrivateImportUsage]
+        for own, other in zip(self.net.buffers(), net.buffers()):
+            own.copy_(other)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and numbers: `updates`, and the averaged network's own state as "net.…"."""
+        return {"updates": self.updates, **{f"net.{name}": value for name, value in self.net.state_dict().items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict()`, to the last bit."""
+        updates = _checks.count("updates", int(_entry(state, "updates")), 0)
+        _load(self.net, {name[4:]: value for name, value in state.items() if name.startswith("net.")})
+        self.updates = updates
+
+
+class PowerEMA:
+    """Averages of a network's weights over all of training, with weights that grow like a power of the step.
+
+    After n updates the weights θ₁, …, θ_n are averaged by (k^{γ+1} − (k − 1)^{γ+1})/n^{γ+1}: a profile ∝ τ^γ, whose
+    standard deviation is a share `std` of n whatever n is. From `snapshot`s of two such averages, taken now and
+    then, `post_hoc` makes the average of any other width.
+
+    Args:
+        net: the network to follow. stds: relative widths, in (0, 0.2886]; the default serves for 0.015 to 0.25.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(1, 1)
+        >>> averages, snapshots = PowerEMA(net), []
+        >>> for step in range(1, 101):
+        ...     _ = torch.nn.init.constant_(net.weight, float(step))
+        ...     averages.update(net)
+        ...     if step % 20 == 0:
+        ...         snapshots.append(averages.snapshot())
+        >>> round(float(post_hoc(snapshots, 0.15)["weight"]), 1)
+        82.6
+
+    Reference: Karras et al. (2024), arXiv 2312.02696, sec. 3.1 and app. C; docs/theory, eq. 51-52.
+    """
+
+    def __init__(self, net: nn.Module, stds: Sequence[float] = (0.05, 0.10)) -> None:
+        _checks.kind("net", net, nn.Module, "model.net")
+        self.stds = tuple(float(std) for std in stds)
+        self.exponents = [exponent(std) for std in self.stds]
+        if not self.stds:
+            raise ValueError("stds must hold at least one width, such as (0.05, 0.10)")
+        self.updates = 0
+        self.names = [name for name, _ in net.named_parameters(remove_duplicate=False)]
+        self.averages = [[p.detach().clone() for p in _parameters(net)] for _ in self.stds]
+        self.buffers = {name: value.detach().clone() for name, value in _buffers(net).items()}
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Take the network's weights as they are now into every average."""
+        _checks.kind("net", net, nn.Module, "model.net")
+        for gamma, average in zip(self.exponents, self.averages):
+            mine, theirs = _both(average, _parameters(net))
+            # 1 − (1 − 1/n)^{γ + 1} without cancellation
+            share = -math.expm1((gamma + 1) * math.log1p(-1 / (self.updates + 1))) if self.updates else 1.0
+            if mine:
+                torch._foreach_lerp_(mine, theirs, share)  # pyright: ignore[reportPrivateImportUsage]
+        self.updates += 1
+        for own, other in zip(self.buffers.values(), _buffers(net).values()):
+            own.copy_(other)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """All averages as they are now, on the host: what `post_hoc` and `load_state_dict` want."""
+        about = {"step": torch.tensor(self.updates), "stds": torch.tensor(self.stds, dtype=torch.float64)}
+        weights = {
+            f"{i}.{name}": value.detach().cpu().clone()
+            for i, average in enumerate(self.averages)
+            for name, value in zip(self.names, average)
+        }
+        return {**about, **weights, **{f"buffer.{name}": value.cpu().clone() for name, value in self.buffers.items()}}
+
+    def state(self, std: float | None = None) -> dict[str, Tensor]:
+        """One of the averages, for net.load_state_dict; the first without a width."""
+        if std is not None and std not in self.stds:
+            raise ValueError(f"std must be one of {self.stds}, got {std}; for others, post_hoc(snapshots, std)")
+        average = self.averages[self.stds.index(std) if std is not None else 0]
+        return {name: value.clone() for name, value in (*zip(self.names, average), *self.buffers.items())}
+
+    state_dict = snapshot
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `snapshot()`, to the last bit."""
+        stds = _entry(state, "stds").tolist()
+        if tuple(stds) != self.stds:
+            raise ValueError(
+                f"state is of the widths {tuple(stds)}, not {self.stds}; write PowerEMA(net, {tuple(stds)})"
+            )
+        mine = {f"{i}.{n}": v for i, average in enumerate(self.averages) for n, v in zip(self.names, average)}
+        mine |= {f"buffer.{name}": value for name, value in self.buffers.items()}
+        for name, value in mine.items():  # all of them before any
+            _checks.shape_like(f"state[{name!r}]", _entry(state, name), value, "the network's")
+        for name, value in mine.items():
+            value.copy_(state[name])
+        self.updates = int(_entry(state, "step"))
+
+
+def exponent(std: float) -> float:
+    """γ with √(γ + 1)/((γ + 2) √(γ + 3)) = std: the power of the profile τ^γ on [0, 1] of that standard deviation.
+
+    Example:
+        >>> round(exponent(0.05), 2), round(exponent(0.10), 2)
+        (16.97, 6.94)
+    """
+    if _checks.number("std", std, 0.0, 12**-0.5) <= 0:
+        raise ValueError(f"std must be above 0, got {std:g}")
+    return float(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real.max())
+
+
+def post_hoc(snapshots: Sequence[dict[str, Tensor]], std: float, step: int | None = None) -> dict[str, Tensor]:
+    """The average of relative width `std` at `step`, as a state for net.load_state_dict: a combination of snapshots.
+
+    The profile ∝ τ^γ is approximated by the snapshots' own profiles, by least squares with weights that add up to
+    one. Snapshots later than `step` are left aside. Buffers are the last snapshot's.
+
+    Args:
+        snapshots: of one PowerEMA, in any order. std: in (0, 0.2886]. step: the last one's by default.
+    Raises:
+        ValueError: no snapshots up to the step, or snapshots of different networks.
+
+    Reference: Karras et al. (2024), arXiv 2312.02696, sec. 3.2 and app. C; docs/theory, eq. 52.
+    """
+    if not snapshots:
+        raise ValueError("snapshots must hold at least one PowerEMA.snapshot()")
+    steps = [int(_entry(snapshot, "step")) for snapshot in snapshots]
+    step = max(steps) if step is None else _checks.count("step", step)
+    chosen = [(n, snapshot) for n, snapshot in sorted(zip(steps, snapshots), key=lambda pair: pair[0]) if 0 < n <= step]
+    if not chosen:
+        raise ValueError(f"snapshots must hold one of step 1 to {step}, got steps {sorted(steps)}")
+    profiles = [(n, exponent(s), i, snap) for n, snap in chosen for i, s in enumerate(snap["stds"].tolist())]
+    shares = combination([(n, gamma) for n, gamma, *_ in profiles], (step, exponent(std)))
+    last = chosen[-1][1]
+    names = [name[2:] for name in last if name.startswith("0.")]
+    result = {name[7:]: value.clone() for name, value in last.items() if name.startswith("buffer.")}
+    for name in names:
+        parts = [_entry(snapshot, f"{i}.{name}") for _, _, i, snapshot in profiles]
+        total = sum(float(w) * _checks.shape_like(name, part, parts[-1]).double() for w, part in zip(shares, parts))
+        result[name] = torch.as_tensor(total).to(parts[-1].dtype)
+    return result
+
+
+def combination(profiles: Sequence[tuple[int, float]], target: tuple[int, float]) -> np.ndarray:
+    """Weights, adding up to one, with which profiles (step, γ) come closest to the target's in the square mean.
+
+    Σ w_i p_i ≈ p,   p_{n,γ}(τ) = (γ + 1) τ^γ/n^{γ+1} on [0, n]                            (docs/theory, eq. 52)
+    """
+    every = [*profiles, target]
+    n, gamma = (np.array([float(profile[i]) for profile in every]) for i in (0, 1))
+    low = np.minimum(n[:, None], n)
+    # ∫ p_i p_j dτ, divided by the profiles' own norms so that no scale is left
+    powers = (gamma[:, None] + 0.5) * np.log(low / n[:, None]) + (gamma + 0.5) * np.log(low / n)
+    gram = np.exp(powers) * np.sqrt((2 * gamma + 1)[:, None] * (2 * gamma + 1)) / (gamma[:, None] + gamma + 1)
+    size = (gamma + 1) / np.sqrt((2 * gamma + 1) * n)
+    k = len(profiles)
+    # weights w/size of unit profiles; the sum to one as a row of its own, by elimination of its Lagrange multiplier
+    values, vectors = np.linalg.eigh(gram[:k, :k])
+    keep = values > 1e-13 * values[-1]
+    inverse = (vectors[:, keep] / values[keep]) @ vectors[:, keep].T
+    ones = 1 / size[:k]
+    free, pull = inverse @ (gram[:k, k] * size[k]), inverse @ ones
+    unit = free + pull * (1 - ones @ free) / (ones @ pull)
+    return unit / size[:k]
+
+
+def _parameters(net: nn.Module) -> list[Tensor]:
+    return [p for _, p in net.named_parameters(remove_duplicate=False)]
+
+
+def _buffers(net: nn.Module) -> dict[str, Tensor]:
+    """What a state holds beside the parameters."""
+    parameters = {name for name, _ in net.named_parameters(remove_duplicate=False)}
+    return {name: value for name, value in net.state_dict().items() if name not in parameters}
+
+
+def _both(mine: list[Tensor], theirs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The averages and the network's parameters, which must have the same shapes."""
+    if len(mine) != len(theirs) or any(a.shape != b.shape for a, b in zip(mine, theirs)):
+        raise ValueError(f"net must have the shapes of the network followed, got {len(theirs)} other parameters")
+    return mine, theirs
+
+
+def _entry(state: Any, name: str) -> Any:
+    if not isinstance(state, dict) or name not in state:
+        raise ValueError(f"state has no {name!r}; it must be what state_dict() or snapshot() returned")
+    return state[name]
+
+
+def _load(net: nn.Module, state: dict[str, Tensor]) -> None:
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"state does not fit the network followed: {str(error)[:300]}") from None

@@ -1,21 +1,36 @@
-"""Training as a generator: log, plot or stop as you like."""
+"""Training as a generator: log, plot or stop as you like, and go on where a checkpoint left off."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from scoresde import _checks
 from scoresde.model import Model
-from scoresde.training.ema import EMA
+from scoresde.training.coupling import KINDS, couple
 from scoresde.training.loss import loss
+from scoresde.training.lossaware import LossAware
+from scoresde.training.matching import implicit_loss, sliced_loss
+from scoresde.training.resume import newest, steps_in
+from scoresde.training.source import Data, Source, noise_of, without
+from scoresde.training.state import Training
+from scoresde.training.team import Alone, pieces
+from scoresde.training.times import draw
+from scoresde.training.weighting import is_integrand
 
-Data = Tensor | Callable[[int, torch.Generator | None], Tensor]
-"""(N, *), or a function (n, generator) -> (n, *) that draws a batch."""
+OBJECTIVES: dict[str, Callable[..., Tensor]] = {
+    "denoising": loss,
+    "implicit": implicit_loss,
+    "sliced": sliced_loss,
+}
 
 FULL_COVARIANCE_UP_TO = 1024
 """The dimension up to which `fit` measures the whole covariance, if the data are twice as many."""
@@ -23,8 +38,8 @@ FULL_COVARIANCE_UP_TO = 1024
 
 @dataclass(frozen=True)
 class Record:
-    """One step of training: its number from 1, the loss of its batch, (), and the model with averaged weights
-    and the data's moments (one model for all records, which goes on being averaged).
+    """One step of training: its number from 1, the loss of its batch, (), and the model with averaged weights,
+    the data's moments and scaling (one model for all records, which goes on being averaged).
     """
 
     step: int
@@ -32,29 +47,48 @@ class Record:
     model: Model
 
 
-def fit(
-    model: Model,
-    data: Data,
-    steps: int,
-    *,
-    batch_size: int = 256,
-    lr: float = 1e-3,
-    ema: float = 0.999,
-    clip: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Iterator[Record]:
-    """Train model.net in place by Adam on `loss`, yielding a record a step.
+def adam(weights: Iterable[nn.Parameter], lr: float) -> Optimizer:
+    """Adam, in one fused pass over the weights."""
+    return torch.optim.Adam(weights, lr=lr, fused=True)
 
-    The rate rises over the first 5 % of the steps and falls to zero as a cosine. The last record's `model` is
-    the one to use: it has the averaged weights, and the data's moments, which samplers and likelihoods want.
+
+def fit(
+    model: Model, data: Data, steps: int, *, batch_size: int = 256, lr: float = 1e-3, ema: float = 0.999,
+    posthoc: bool = False, clip: float = 1.0, objective: str = "denoising", weighting: Any = None,
+    times: Any = "noise_level", low_discrepancy: bool = True, coupling: str = "independent",
+    conditional: bool = False, drop: float = 0.1, optimizer: Callable[..., Optimizer] = adam, accumulate: int = 1,
+    bf16: bool = False, compile: bool = False, accelerator: Any = None, checkpoints: str | Path | None = None,
+    every: int = 1000, generator: torch.Generator | None = None,
+) -> Iterator[Record]:  # fmt: skip
+    """Train model.net in place, yielding a record a step; with `checkpoints`, go on from the newest one there.
+
+    The rate rises over the first 5 % of the steps and falls to zero as a cosine. The last record's `model` is the
+    one to use: it has the averaged weights, and the data's moments, which samplers and likelihoods want (but none for
+    coupling="optimal", whose noise depends on the data).
+
+    The result depends on neither the number of processes nor `accumulate`, beyond rounding: every process draws the
+    randomness of the whole batch and takes its part. A training that was killed and goes on ends with the same bits.
 
     Args:
-        model: whose net is a torch.nn.Module. data: (N, *), or a function (n, generator) -> (n, *).
-        steps: how many. lr: the highest rate. ema: decay of the average. clip: largest norm of the gradient.
-        generator: the source of batches, times and noise.
+        model: whose net is a torch.nn.Module. data: (N, *), data by rows (scoresde.data.load), or a function
+            (n, generator) -> (n, *) or ((n, *), conditions).
+        steps: how many in all. batch_size: of all processes together. lr: the highest rate. clip: largest norm of the
+            gradient. ema: decay of the average of weights.
+        posthoc: keep averages with the checkpoints, from which load(checkpoints, std=...) makes one of any width.
+        objective: "denoising", or "implicit" or "sliced" score matching. weighting: a name of WEIGHTINGS or a
+            function of log-SNR; None is the prediction's own squared error. times: a name of TIMES, or a LossAware.
+        coupling: "independent" | "optimal", of data and noise in a batch.
+        conditional: give the network the labels of data by rows, as label=. drop: the share of samples that lose
+            their conditions, so that the network also learns to do without (labels −1, other numbers 0).
+        optimizer: (weights, lr) -> torch.optim.Optimizer. accumulate: pieces that a process splits its part of the
+            batch into, to save memory. bf16: the network under autocast to bfloat16. compile: by torch.compile.
+        accelerator: accelerate.Accelerator(), to train in several processes (DDP, FSDP2).
+        checkpoints: a folder, where the training is kept every `every` steps and at the end.
+        generator: the source of the order of data, dequantization, times and noise; the global one if None.
     Raises:
-        ValueError, TypeError: data of integers, empty or not finite; a network without parameters; a loss that
-            is not finite.
+        ValueError, TypeError: data that do not fit or are not finite; a network without parameters; a loss that is
+            not finite; checkpoints of another training. OSError: a full disk.
+        torch.OutOfMemoryError: naming the `accumulate` to try.
 
     Example:
         >>> import torch
@@ -64,68 +98,107 @@ def fit(
         ...     pass
         >>> record.step, record.model.moments[0].shape
         (3, torch.Size([2]))
+
+    Reference: docs/theory, eq. 16 (the objective).
     """
-    steps, batch_size = _checks.count("steps", steps), _checks.count("batch_size", batch_size)
+    _checks.kind("model", model, Model, "Model(net, VP())")
+    net = _checks.kind("model.net", model.net, nn.Module, "networks.MLP(2)")
+    if not any(p.requires_grad for p in net.parameters()):
+        raise ValueError("model.net has no parameters to train")
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("accumulate", accumulate), ("every", every)):
+        _checks.count(name, value)
     _checks.positive("lr", lr)
     _checks.positive("clip", clip)
     _checks.number("ema", ema, 0.0, 1.0 - 1e-12)
-    _checks.device_of(generator)
-    _checks.kind("model", model, Model, "Model(net, VP())")
-    _checks.kind("model.net", model.net, nn.Module, "networks.MLP(2)")
-    if not (weights := [p for p in model.net.parameters() if p.requires_grad]):
-        raise ValueError("model.net has no parameters to train")
-    return _steps(model, _batches(data, model.like(), generator), weights, steps, batch_size, lr, ema, clip, generator)
+    _checks.number("drop", drop, 0.0, 1.0)
+    _checks.choice("objective", objective, OBJECTIVES)
+    _checks.choice("coupling", coupling, KINDS)
+    if posthoc and checkpoints is None:
+        raise ValueError("posthoc=True keeps averages with the checkpoints; name a folder for them")
+    if objective != "denoising" and weighting is not None:
+        raise ValueError(f"weighting belongs to objective='denoising', got {weighting!r} with {objective!r}")
+    team = accelerator or Alone(model.like().device)
+    if batch_size < team.num_processes * accumulate:
+        raise ValueError(
+            f"batch_size must be at least {team.num_processes} processes × accumulate={accumulate}, got {batch_size}"
+        )
+    if generator is None and team.num_processes > 1:
+        raise ValueError("generator must be given, seeded alike in all processes: torch.Generator().manual_seed(0)")
+    source = Source(data, model.like().to(team.device), generator, conditional)
+    training = Training(net.to(team.device), optimizer, lr, ema, source, times, team, bf16, compile, posthoc)
+    measured = None if coupling == "optimal" else moments(source.sample())
+    best = replace(model, net=training.average.net, moments=measured, scaling=source.scaling or model.scaling)
+    running = replace(model, net=training.run)
+    host = _checks.device_of(generator, torch.device("cpu"))
+    part, cuts = pieces(batch_size, team, accumulate)
+    integral, options = is_integrand(weighting), {"weighting": weighting} if objective == "denoising" else {}
+    folder = None if checkpoints is None else Path(checkpoints)
+    settings = {
+        "process": model.process, "prediction": model.prediction, "batch_size": batch_size, "lr": lr, "ema": ema,
+        "clip": clip, "objective": objective, "weighting": weighting, "coupling": coupling, "drop": drop,
+        "times": times, "conditional": conditional,
+    }  # fmt: skip
+    settings = {name: str(value) for name, value in settings.items() if " at 0x" not in str(value)}
 
+    def batch() -> tuple[Tensor, Tensor | None, Tensor, Tensor, dict[str, Tensor]]:
+        """The next batch: times and weights of all of it, and this process's x0, noise and conditions."""
+        held = slice(None) if coupling == "optimal" else part  # optimal pairs are those of the whole batch
+        x0, cond = source.batch(batch_size, held)
+        noise = noise_of(x0, batch_size, held, generator)
+        if coupling == "optimal":
+            noise = couple(x0, noise, coupling, cond.get("label"))[part]
+            x0, cond = x0[part], {name: value[part] for name, value in cond.items()}
+        cond = without(cond, drop, batch_size, part, generator)
+        t, weight = draw(times, model.process, batch_size, generator, host, low_discrepancy, integral)
+        return t, weight, x0, noise, cond
 
-def _steps(
-    model: Model, draw: Callable[[int], Tensor], weights: list[nn.Parameter], steps: int, batch_size: int, lr: float,
-    ema: float, clip: float, generator: torch.Generator | None,
-) -> Iterator[Record]:  # fmt: skip
-    average = EMA(model.net, ema)  # pyright: ignore[reportArgumentType]
-    best = replace(model, net=average.net, moments=moments(draw(-1)))
-    optimizer = torch.optim.Adam(weights, lr=lr)
-    warm = max(1, steps // 20)
-    for step in range(1, steps + 1):
-        rate = min(step / warm, 0.5 + 0.5 * math.cos(math.pi * step / (steps + 1)))
-        for group in optimizer.param_groups:
-            group["lr"] = lr * rate
-        value = loss(model, draw(batch_size), generator=generator).mean()
-        optimizer.zero_grad()
-        value.backward()
-        norm = nn.utils.clip_grad_norm_(weights, clip)
+    def descend(step: int) -> None:
+        """One step of the optimizer."""
+        t, weight, x0, noise, cond = batch()
+        values = torch.zeros(batch_size, dtype=x0.dtype, device=x0.device)
+        training.optimizer.zero_grad()
+        for cut in cuts:
+            here = slice(part.start + cut.start, part.start + cut.stop)
+            given = {name: value[cut] for name, value in cond.items()}
+            with nullcontext() if cut is cuts[-1] else team.no_sync(training.run):
+                each = OBJECTIVES[objective](running, x0[cut], t[here], noise[cut], **options, **given)
+                values[here] = each.detach()
+                each = each if weight is None else each * weight[here].to(each)
+                team.backward(each.sum() * (team.num_processes / batch_size))
+        norm = team.clip_grad_norm_(training.weights, clip)
         if not bool(torch.isfinite(norm)):
             raise ValueError(f"the gradient at step {step} is not finite; lower lr (now {lr:g}) or look at the data")
-        optimizer.step()
-        average.update(model.net)  # pyright: ignore[reportArgumentType]
-        yield Record(step, value.detach(), best)
+        training.descend(lr * _rate(step, steps))
+        values = team.reduce(values)
+        if isinstance(times, LossAware):
+            times.update(t, values)
+        training.step, training.loss = step, (values if weight is None else values * weight.to(values)).mean()
+
+    def records() -> Iterator[Record]:
+        if training.step == steps:
+            yield Record(steps, training.loss, best)
+        for step in range(training.step + 1, steps + 1):
+            try:
+                descend(step)
+            except torch.OutOfMemoryError as error:
+                raise torch.OutOfMemoryError(
+                    f"out of memory at step {step} with {len(range(*part.indices(batch_size)))} samples a process in "
+                    f"{accumulate} pieces; accumulate={2 * accumulate} takes half of it at the same result"
+                ) from error
+            if folder is not None and (step % every == 0 or step == steps):
+                training.save(folder, best, settings)
+            yield Record(step, training.loss, best)
+
+    if folder is not None and steps_in(folder):
+        training.restore(found := newest(folder), best, settings)
+        if training.step > steps:
+            raise ValueError(f"checkpoints: {found} has {training.step} steps already, more than steps={steps}")
+    return records()
 
 
-def _batches(data: Data, like: Tensor, generator: torch.Generator | None) -> Callable[[int], Tensor]:
-    """A function n -> (n, *) on the network's device and in its dtype; n = −1 asks for enough to measure moments."""
-    if isinstance(data, Tensor):
-        _checks.state("data", data)
-        if data.ndim < 2 or not data.numel():
-            raise ValueError(f"data must have shape (N, *) with at least one number, got {tuple(data.shape)}")
-        pool = data.to(like)
-        source = _checks.device_of(generator, like.device)
-
-        def draw(n: int) -> Tensor:
-            if n < 0:
-                return pool
-            return pool[torch.randint(len(pool), (n,), generator=generator, device=source).to(pool.device)]
-
-        return draw
-    if not callable(data):
-        raise TypeError(f"data must be a tensor (N, *) or a function (n, generator) -> (n, *), got {data!r}")
-
-    def drawn(n: int) -> Tensor:
-        n = n if n > 0 else 4096
-        batch = _checks.state("data", data(n, generator)).to(like)
-        if batch.ndim < 2 or len(batch) != n:
-            raise ValueError(f"data must return ({n}, *) when asked for {n} samples, got {tuple(batch.shape)}")
-        return batch
-
-    return drawn
+def _rate(step: int, steps: int) -> float:
+    """The share of lr at a step: it rises over the first 5 %, then falls as a cosine."""
+    return min(step / max(1, steps // 20), 0.5 + 0.5 * math.cos(math.pi * step / (steps + 1)))
 
 
 def moments(data: Tensor) -> tuple[Tensor, Tensor]:

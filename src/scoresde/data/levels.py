@@ -1,4 +1,4 @@
-"""Real data that need no download."""
+"""Whole levels as plain tensors: the digits, and uniform noise in the bins."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ import torch
 from torch import Tensor
 
 from scoresde import _checks
+from scoresde.data.data import require
 
 
 def digits(held_out: int = 297, seed: int = 0) -> tuple[Tensor, Tensor]:
     """scikit-learn's handwritten digits, shuffled: (train, held-out), each (N, 8, 8) of levels 0..16 (int64).
 
     Raises:
-        ImportError: without scikit-learn (the extra "experiments").
+        ImportError: without scikit-learn (the extra "data").
 
     Reference: Alpaydin and Kaynak (1998), Optical recognition of handwritten digits, UCI.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("digits needs scikit-learn; install scoresde[experiments]") from error
-    images = torch.as_tensor(load_digits().images).long()  # pyright: ignore[reportAttributeAccessIssue]
+    images = torch.as_tensor(require("sklearn.datasets", "digits").load_digits().images).long()
     held_out = _checks.count("held_out", held_out)
     if held_out >= len(images):
         raise ValueError(f"held_out must be below {len(images)}, got {held_out}")

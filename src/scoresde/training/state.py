@@ -1,0 +1,161 @@
+"""Everything that changes while a network trains: how it is kept, and taken up again to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from scoresde.model import Model
+from scoresde.training import resume
+from scoresde.training.checkpoint import DamagedError, read_tensors
+from scoresde.training.ema import EMA, PowerEMA
+from scoresde.training.lossaware import LossAware
+from scoresde.training.source import Source
+from scoresde.training.team import Mixed
+
+
+class Training:
+    """The weights, their average, the optimizer, the place in the data, and the randomness of one training.
+
+    `net` is the network whose weights are trained; `run` the same, ready to be called: in mixed precision, compiled,
+    and joined with those of the other processes.
+    """
+
+    def __init__(
+        self, net: nn.Module, optimizer: Callable[..., Optimizer], lr: float, ema: float, source: Source, times: Any,
+        team: Any, bf16: bool, compile: bool, posthoc: bool,
+    ) -> None:  # fmt: skip
+        self.net, self.source, self.times, self.team = net, source, times, team
+        self.step, self.loss = 0, torch.zeros(())
+        self.average = EMA(net, ema)
+        run = Mixed(net) if bf16 else net
+        run = torch.compile(run) if compile else run
+        self.run, self.optimizer = team.prepare(run, optimizer([p for p in net.parameters() if p.requires_grad], lr))
+        for name, value in net.named_parameters():
+            if _is_spread(value):  # by FSDP2: its average is spread likewise
+                part, _, last = name.rpartition(".")
+                mine = nn.Parameter(value.detach().clone(), requires_grad=False)
+                setattr(self.average.net.get_submodule(part), last, mine)
+        self.power = PowerEMA(net) if posthoc else None
+        self.weights = [p for p in net.parameters() if p.requires_grad]
+
+    def save(self, folder: Path, best: Model, settings: Mapping[str, str]) -> None:
+        """Add all of it to a folder of checkpoints."""
+        team, generator = self.team, self.source.generator
+        cuda = team.device.type == "cuda"
+        state = {
+            "step": self.step,
+            "loss": float(self.loss),
+            "settings": dict(settings),
+            "optimizer": _gathered(self.optimizer.state_dict()),
+            "average": {"updates": self.average.updates},
+            "source": self.source.state(),
+            "times": self.times.state_dict() if isinstance(self.times, LossAware) else None,
+            "generator": None if generator is None else generator.get_state(),
+            "cpu": team.gather(torch.get_rng_state()[None].to(team.device)).cpu(),
+            "cuda": team.gather(torch.cuda.get_rng_state(team.device)[None].to(team.device)).cpu() if cuda else None,
+        }
+        weights = _gathered(self.net.state_dict())
+        average = _gathered(self.average.net.state_dict())
+        if team.is_main_process:
+            if self.power is not None:
+                resume.write_averages(folder, self.step, self.power.snapshot())
+            resume.write(folder, self.step, best, average, weights, state)
+        team.wait_for_everyone()
+
+    def descend(self, rate: float) -> None:
+        """One step of the optimizer and of the averages, by the gradients that are there."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.average.update(self.net)
+        if self.power is not None:
+            self.power.update(self.net)
+
+    def restore(self, path: Path, best: Model, settings: Mapping[str, str]) -> None:
+        """Go on from a checkpoint, as if there had been no stop.
+
+        Raises:
+            ValueError: one of another training, or damaged.
+        """
+        weights, state = resume.read(path)
+        for name, value in settings.items():
+            if (had := state["settings"].get(name, value)) != value:
+                raise ValueError(
+                    f"checkpoints: {path.parent} holds a training with {name}={had[:80]}, not {value[:80]}; "
+                    "name another folder"
+                )
+        kept = read_tensors(path / "model.safetensors")[0]
+        measured = best.moments or ()
+        if not all(torch.allclose(value.cpu(), kept[f"moments.{i}"], 1e-3, 1e-3) for i, value in enumerate(measured)):
+            raise ValueError(f"checkpoints: {path.parent} is of other data; name another folder")
+        average = {name[4:]: value for name, value in kept.items() if name.startswith("net.")}
+        try:
+            _load(self.net, weights)
+            _load(self.average.net, average)
+            self.optimizer.load_state_dict(_spread(state["optimizer"], self.weights))
+            self.average.updates = int(state["average"]["updates"])
+            self.source.restore(state["source"])
+            if self.power is not None:
+                self.power.load_state_dict(resume.averages(path.parent, path)[-1])
+            if isinstance(self.times, LossAware):
+                self.times.load_state_dict(state["times"])
+            self._randomness(state)
+            self.step, self.loss = int(state["step"]), torch.tensor(state["loss"])
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            raise DamagedError(f"{path} does not fit this training: {str(error)[:300]}") from error
+
+    def _randomness(self, state: Mapping[str, Any]) -> None:
+        if (state["generator"] is None) != (self.source.generator is None):
+            raise ValueError("checkpoints: give a generator now if one was given before, and none if none was")
+        if self.source.generator is not None:
+            self.source.generator.set_state(state["generator"])
+        rank = self.team.process_index
+        if rank < len(state["cpu"]):  # more processes than before: the new ones keep their own
+            torch.set_rng_state(state["cpu"][rank])
+            if self.team.device.type == "cuda" and state["cuda"] is not None:
+                torch.cuda.set_rng_state(state["cuda"][rank], self.team.device)
+
+
+def _is_spread(value: Any) -> bool:
+    """Whether a tensor is a DTensor, each process holding a part."""
+    return hasattr(value, "full_tensor")
+
+
+def _gathered(tree: Any) -> Any:
+    """Nested states with every tensor whole, and on the CPU; all processes must call it together."""
+    if isinstance(tree, Mapping):
+        return {name: _gathered(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_gathered(value) for value in tree]
+    if isinstance(tree, Tensor):
+        return (tree.full_tensor() if _is_spread(tree) else tree).detach().cpu()  # pyright: ignore
+    return tree
+
+
+def _as_spread(value: Tensor, like: Any) -> Tensor:
+    """A whole tensor, spread over the processes as `like` is."""
+    if not _is_spread(like) or value.shape != like.shape:
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def _spread(state: dict[str, Any], weights: list[nn.Parameter]) -> dict[str, Any]:
+    """An optimizer's state, spread as the weights it belongs to."""
+    parts = {
+        i: {name: _as_spread(value, weights[i]) if isinstance(value, Tensor) else value for name, value in part.items()}
+        for i, part in state["state"].items()
+    }
+    return state | {"state": parts}
+
+
+def _load(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    own = net.state_dict()
+    net.load_state_dict({name: _as_spread(value, own.get(name)) for name, value in weights.items()})
