@@ -145,8 +145,8 @@ def _run_train(parser: ArgumentParser, options: Namespace) -> int:
 
     plain = options.clone()
     plain.pop("config", None)
-    with_parts = _train().instantiate_classes(plain)
-    runs.describe(options.out, _train().dump(plain, skip_none=False))
+    with_parts = _train().instantiate(plain)
+    runs.describe(options.out, _train().dump(plain))
     runs.train(**with_parts)
     return 0
 
@@ -155,7 +155,7 @@ def _run_sample(parser: ArgumentParser, options: Namespace) -> int:
     from scoresde import runs
 
     options.pop("config", None)
-    paths = runs.sample(**_sample().instantiate_classes(options))
+    paths = runs.sample(**_sample().instantiate(options))
     print(f"{len(paths)} files in {paths[0].parent}" if paths else "nothing to do for this process")
     return 0
 

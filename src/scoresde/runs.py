@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,12 @@ def train(
         device: auto, cpu, cuda, ...
         quiet: no progress bar.
     """
-    process, net = process or VP(), net or MLP
+    process, net = process or VP(), net or partial(MLP, highest=32.0)
     team, where = _team(device)
     loaded = sets.load(data)
     rows = loaded.split(held_out, seed=seed)[0] if held_out else loaded
+    if conditional and rows.labels is None:
+        raise ValueError(f"conditional: the data {data!r} have no labels")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inner = net(rows.shape, **({"classes": len(rows.classes)} if conditional else {}))
@@ -87,7 +90,7 @@ def train(
     with tqdm(records, "training", steps, initial=begun, unit="step", disable=quiet or not main or None) as bar:
         for record in bar:
             values.append(record.loss)
-            if record.step % LOGGED == 0 or record.step == steps:
+            if record.step > begun and (record.step % LOGGED == 0 or record.step == steps):
                 value = float(torch.stack(values).mean())
                 bar.set_postfix(loss=f"{value:.4f}", refresh=False)
                 if log is not None:

@@ -131,6 +131,7 @@ def fit(
     running = replace(model, net=training.run)
     host = _checks.device_of(generator, torch.device("cpu"))
     part, cuts = pieces(batch_size, team, accumulate)
+    share = source.like.new_full((batch_size,), team.num_processes / batch_size)
     integral, options = is_integrand(weighting), {"weighting": weighting} if objective == "denoising" else {}
     folder = None if checkpoints is None else Path(checkpoints)
     settings = {
@@ -155,7 +156,8 @@ def fit(
     def descend(step: int) -> None:
         """One step of the optimizer."""
         t, weight, x0, noise, cond = batch()
-        values = torch.zeros(batch_size, dtype=x0.dtype, device=x0.device)
+        shares = share if weight is None else share * weight.to(share)
+        values = torch.zeros_like(share)
         training.optimizer.zero_grad()
         for cut in cuts:
             here = slice(part.start + cut.start, part.start + cut.stop)
@@ -163,8 +165,7 @@ def fit(
             with nullcontext() if cut is cuts[-1] else team.no_sync(training.run):
                 each = OBJECTIVES[objective](running, x0[cut], t[here], noise[cut], **options, **given)
                 values[here] = each.detach()
-                each = each if weight is None else each * weight[here].to(each)
-                team.backward(each.sum() * (team.num_processes / batch_size))
+                team.backward(each @ shares[here])
         norm = team.clip_grad_norm_(training.weights, clip)
         if not bool(torch.isfinite(norm)):
             raise ValueError(f"the gradient at step {step} is not finite; lower lr (now {lr:g}) or look at the data")

@@ -104,15 +104,16 @@ class Source:
             rows.append(self.order[self.place : self.place + n])
             self.place += len(rows[-1])
             n -= len(rows[-1])
-        return torch.cat(rows)
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _shuffled(self) -> Tensor:
-        return torch.randperm(len(cast(Any, self.data)), generator=torch.Generator().manual_seed(self.epoch))
+        order = torch.randperm(len(cast(Any, self.data)), generator=torch.Generator().manual_seed(self.epoch))
+        return order.to(self.data.device) if isinstance(self.data, Tensor) else order
 
     def _rows(self, rows: Tensor, part: slice) -> tuple[Tensor, dict[str, Tensor]]:
         data, mine = self.data, rows[part]
         if isinstance(data, Tensor):
-            return data[mine.to(data.device)], {}
+            return data.index_select(0, mine), {}
         data = cast(Rows, data)
         raw, noise = data.raw(mine), None
         if data.scaling.levels is not None:  # for the whole batch, so that a sample's noise is the same in any split
