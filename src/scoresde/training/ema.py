@@ -56,6 +56,13 @@ class EMA:
         for own, other in zip(self.net.buffers(), net.buffers()):
             own.copy_(other)
 
+    def restart(self, net: nn.Module) -> None:
+        """Begin anew at the network's weights as they are now, spread over processes (FSDP2) as they are."""
+        for name, value in net.named_parameters():
+            part, _, last = name.rpartition(".")
+            setattr(self.net.get_submodule(part), last, nn.Parameter(value.detach().clone(), requires_grad=False))
+        self.updates, self._weights = 0, list(self.net.parameters())
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers: `updates`, and the averaged network's own state as "net.…"."""
         return {"updates": self.updates, **{f"net.{name}": value for name, value in self.net.state_dict().items()}}

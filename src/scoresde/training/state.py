@@ -36,11 +36,8 @@ class Training:
         run = Mixed(net) if bf16 else net
         run = torch.compile(run) if compile else run
         self.run, self.optimizer = team.prepare(run, optimizer([p for p in net.parameters() if p.requires_grad], lr))
-        for name, value in net.named_parameters():
-            if _is_spread(value):  # by FSDP2: its average is spread likewise
-                part, _, last = name.rpartition(".")
-                mine = nn.Parameter(value.detach().clone(), requires_grad=False)
-                setattr(self.average.net.get_submodule(part), last, mine)
+        if any(_is_spread(p) for p in net.parameters()):
+            self.average.restart(net)
         self.power = PowerEMA(net) if posthoc else None
         self.weights = [p for p in net.parameters() if p.requires_grad]
 
@@ -117,9 +114,9 @@ class Training:
             self.source.generator.set_state(state["generator"])
         rank = self.team.process_index
         if rank < len(state["cpu"]):  # more processes than before: the new ones keep their own
-            torch.set_rng_state(state["cpu"][rank])
+            torch.set_rng_state(state["cpu"][rank].clone())  # given a view, it reads the wrong memory
             if self.team.device.type == "cuda" and state["cuda"] is not None:
-                torch.cuda.set_rng_state(state["cuda"][rank], self.team.device)
+                torch.cuda.set_rng_state(state["cuda"][rank].clone(), self.team.device)
 
 
 def _is_spread(value: Any) -> bool:
