@@ -9,7 +9,8 @@ from scoresde import PREDICTIONS
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_readmes_code_runs(capsys):
+def test_the_readmes_code_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     known, space = dict(PREDICTIONS), {}
     try:
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S):

@@ -247,3 +247,20 @@ def test_the_network_is_called_once_a_piece():
 def test_moments_of_tables_are_full_where_the_data_allow():
     mean, second = moments(torch.randn(100, 3, 3))
     assert mean.shape == (3, 3) and second.shape == (9, 9)
+
+
+@pytest.mark.parametrize(
+    "options", [{"objective": "sliced"}, {"objective": "implicit"}, {"coupling": "optimal"}, {"times": "logsnr"}]
+)
+def test_all_randomness_is_the_generators(options):
+    ends = []
+    for _ in range(2):
+        state = torch.get_rng_state()
+        torch.manual_seed(0)
+        net = networks.MLP(2, width=8, blocks=1)
+        before = torch.get_rng_state()
+        *_, last = fit(Model(net, VP()), data.load("moons"), 3, batch_size=8, generator=seeded(), **options)
+        assert torch.equal(before, torch.get_rng_state())
+        ends.append(float(last.loss))
+        torch.set_rng_state(state)
+    assert ends[0] == ends[1]

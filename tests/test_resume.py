@@ -34,7 +34,8 @@ def train(folder, stop=None, steps=20, process=None, seed=1, net=None, **options
     rows = data.load("digits")
     if options.pop("data", None):
         rows = data.Data(16 - rows.raw(torch.arange(len(rows))), rows.labels, rows.scaling)
-    for record in fit(Model(net, process, "v"), rows, steps, generator=generator, **options):
+    model = Model(net, process, options.pop("prediction", "v"))
+    for record in fit(model, rows, steps, generator=generator, **options):
         if record.step == stop:
             return record
     return record
@@ -68,6 +69,7 @@ def same(one, other):
         {"seed": None},
         {"times": "aware", "weighting": "elbo"},
         {"coupling": "optimal", "accumulate": 3},
+        {"objective": "sliced", "prediction": "noise"},
         {"bf16": True, "low_discrepancy": False, "times": "uniform"},
         {"optimizer": lambda weights, lr: torch.optim.SGD(weights, lr, momentum=0.9)},
     ],

@@ -157,23 +157,29 @@ def fit(
         """One step of the optimizer."""
         t, weight, x0, noise, cond = batch()
         shares = share if weight is None else share * weight.to(share)
-        values = torch.zeros_like(share)
-        training.optimizer.zero_grad()
+        values = []
+        if objective == "sliced":  # directions of this process's own, by the source that all share
+            seed = int(torch.randint(2**62, (), generator=generator, device=host)) + team.process_index
+            options["generator"] = torch.Generator(host).manual_seed(seed)
+        for p in training.weights:
+            p.grad = None
         for cut in cuts:
             here = slice(part.start + cut.start, part.start + cut.stop)
             given = {name: value[cut] for name, value in cond.items()}
             with nullcontext() if cut is cuts[-1] else team.no_sync(training.run):
                 each = OBJECTIVES[objective](running, x0[cut], t[here], noise[cut], **options, **given)
-                values[here] = each.detach()
+                values.append(each.detach())
                 team.backward(each @ shares[here])
         norm = team.clip_grad_norm_(training.weights, clip)
-        if not bool(torch.isfinite(norm)):
+        if not math.isfinite(norm):
             raise ValueError(f"the gradient at step {step} is not finite; lower lr (now {lr:g}) or look at the data")
         training.descend(lr * _rate(step, steps))
-        values = team.reduce(values)
+        values = values[0] if len(values) == 1 else torch.cat(values)
+        if len(values) < batch_size:  # the others' are added
+            values = team.reduce(nn.functional.pad(values, (part.start, batch_size - part.stop)))
         if isinstance(times, LossAware):
             times.update(t, values)
-        training.step, training.loss = step, (values if weight is None else values * weight.to(values)).mean()
+        training.step, training.loss = step, values @ shares / team.num_processes
 
     def records() -> Iterator[Record]:
         if training.step == steps:
