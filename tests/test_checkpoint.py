@@ -128,7 +128,7 @@ def test_missing_files_and_wrong_objects(tmp_path):
         save(networks.MLP(2), tmp_path / "m")
     bad = built(VP())
     nn.init.constant_(bad.net.net.leave.bias, float("nan"))
-    with pytest.raises(ValueError, match=re.escape("cannot save net.net.leave.bias: it is not finite")):
+    with pytest.raises(ValueError, match=re.escape("cannot save net.net.leave.bias: it is not a number")):
         save(bad, tmp_path / "m")
     assert not list(tmp_path.iterdir())
 
@@ -273,3 +273,38 @@ def test_an_older_file_is_replaced_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
     x = sample(load(path), (4, 3), steps=5)
     assert x.shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Model(networks.MLP(2, width=8, highest=10000), VE(0.01, 5000), "v"),
+        Model(networks.Scaled(networks.MLP(2, width=8), VP(), 6000), VP(), "v"),
+        Model(networks.DiT((1, 4, 4), width=16, blocks=1, heads=2).bfloat16(), VP(), "v"),
+    ],
+    ids=["large numbers", "large scale", "bfloat16"],
+)
+def test_what_is_saved_can_be_loaded_and_called(model, tmp_path):
+    save(model, tmp_path / "m.safetensors")
+    again = load(tmp_path / "m.safetensors")
+    like = model.like()
+    x = torch.randn(2, 1, 4, 4, dtype=like.dtype) if like.dtype == torch.bfloat16 else torch.randn(2, 2)
+    assert torch.equal(again(x, 0.5), model.net.eval()(x, torch.full((2,), 0.5, dtype=x.dtype)))
+
+
+def test_infinite_buffers_are_buffers(tmp_path):
+    net = Own(2)
+    net.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+    save(Model(net, VP(), "v"), tmp_path / "m.safetensors")
+    again = Own(2)
+    again.register_buffer("mask", torch.zeros(2))
+    assert torch.equal(load(tmp_path / "m.safetensors", net=again).net.mask, net.mask)
+
+
+def test_a_network_of_many_small_parts_is_refused_at_once(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save(built(VP()), path)
+    many = {"shape": [1, 4, 4], "width": 4, "multipliers": [1] * 10, "blocks": 400}
+    changed(path, net={"network": "UNet", "arguments": many})
+    with pytest.raises(DamagedError, match=r"more than the .* tensors in the file"):
+        load(path)

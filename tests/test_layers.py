@@ -9,7 +9,7 @@ import scoresde
 
 ROOT = Path(scoresde.__file__).parent
 LAYERS = [
-    {"_checks", "_files"},
+    {"_checks", "_files", "_fingerprint"},
     {"process", "prediction"},
     {"scaling"},
     {"model", "targets"},

@@ -10,7 +10,21 @@ import torch
 from torch import nn
 from torch.nn.functional import silu
 
-from scoresde import EDM, VE, VP, Model, RectifiedFlow, convert, ddpm, log_prob, networks, targets
+from scoresde import (
+    EDM,
+    PREDICTIONS,
+    VE,
+    VP,
+    Cosine,
+    Model,
+    RectifiedFlow,
+    Sigmoid,
+    convert,
+    ddpm,
+    log_prob,
+    networks,
+    targets,
+)  # fmt: skip
 from scoresde.divergence import Probes
 from scoresde.networks.attention import Attention
 from scoresde.networks.elementary import differentiable
@@ -538,3 +552,17 @@ def test_an_mlp_without_classes_is_what_it_was():
     norm = torch.nn.functional.layer_norm(hidden, (8,), weight["blocks.0.norm.weight"], weight["blocks.0.norm.bias"])
     hidden = hidden + linear("blocks.0.second", silu(linear("blocks.0.first", norm) * (1 + scale) + shift))
     assert torch.allclose(net(x, t), linear("leave", hidden), rtol=1e-6, atol=1e-6)  # frequencies are of float32
+
+
+@pytest.mark.parametrize("prediction", list(PREDICTIONS))
+@pytest.mark.parametrize("process", [VP(), VE(), EDM(), Cosine(), Sigmoid(), RectifiedFlow()], ids=repr)
+def test_preconditioned_rows_are_the_best_linear_estimates_and_finite(process, prediction):
+    """With F = 0: E[a x₀ + b ε | x_t] of N(0, s²) data, exactly; and a number at both ends of time, in float32."""
+    scale = 0.7
+    net = networks.Preconditioned(networks.MLP(2, width=8), process, scale, PREDICTIONS[prediction])
+    model = Model(net.double(), process, prediction)
+    exact = targets.Gaussian(torch.zeros(2), scale**2).model(process, prediction)
+    x, t = torch.randn(64, 2).double(), torch.linspace(0.05, 0.95, 64).double() * process.t_max
+    assert torch.allclose(model(x, t), exact(x, t), rtol=1e-12, atol=1e-12)
+    ends = torch.tensor([0.0, process.t_min, process.t_max])
+    assert torch.isfinite(net.float()(torch.randn(3, 2), ends)).all()

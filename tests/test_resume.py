@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from scoresde import VE, VP, Model, data, fit, load, networks, targets
+from scoresde._files import _here
 from scoresde.training import DamagedError, LossAware, resume
 from scoresde.training.checkpoint import read_tensors
 from scoresde.training.ema import exponent
@@ -143,7 +144,7 @@ def forged(path, **files):
     """Write files into a checkpoint and have its manifest vouch for them, as a stranger could."""
     for name, text in files.items():
         (path / name.replace("_", ".")).write_bytes(text)
-    manifest = {name: resume._digest(path / name) for name in sorted(resume.FILES)}
+    manifest = {**{name: resume._digest(path / name) for name in sorted(resume.FILES)}, "averages": {}}
     (path / "manifest.json").write_text(__import__("json").dumps(manifest))
 
 
@@ -190,7 +191,10 @@ def test_tricks_with_paths_are_refused(tmp_path):
         ({"weighting": "elbo"}, "with weighting=None, not elbo"),
         ({"data": "mnist-like"}, "is of other data"),
         ({"seed": None}, "give a generator now"),
-        ({"net": networks.Scaled(networks.MLP((1, 8, 8), width=8, classes=10), VP())}, "does not fit this training"),
+        (
+            {"net": networks.Scaled(networks.MLP((1, 8, 8), width=8, classes=10), VP())},
+            "net=Scaled, not Scaled made otherwise",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -201,10 +205,13 @@ def test_the_checkpoints_of_another_training_are_refused(change, message, tmp_pa
 
 
 def test_what_a_killed_process_left_is_swept_away(tmp_path):
-    (tmp_path / ".step-000000005.999999.draft").mkdir(parents=True)
-    (tmp_path / ".step-000000005.999999.draft" / "model.safetensors").write_bytes(b"half")
+    half = tmp_path / f".step-000000005.{_here()}-{2**22 + 1}.draft"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    other = tmp_path / ".step-000000005.elsewhere-1.draft"  # of another machine, which may be writing it
+    other.mkdir()
     train(tmp_path, steps=5)
-    assert not list(tmp_path.glob(".*"))
+    assert list(tmp_path.glob(".*")) == [other]
 
 
 def test_running_out_of_memory_says_what_to_do():
@@ -261,3 +268,86 @@ def test_averages_of_any_width_after_the_training(tmp_path):
     assert all(torch.equal(one[k], two[k]) for k in one)
     with pytest.raises(ValueError, match="posthoc=True"):
         load(resume.newest(tmp_path / "calm") / "model.safetensors", std=0.1)
+
+
+def test_other_rows_of_data_are_refused(tmp_path):
+    """Fewer of the same, with the same moments: a place in the old order would be none in the new."""
+    base = targets.moons(20, torch.Generator().manual_seed(0))
+    model, options = Model(networks.MLP(2, width=8), VP(), "v"), {"batch_size": 10, "checkpoints": tmp_path, "every": 5}
+    list(fit(model, base.repeat(10, 1), 10, **options))
+    with pytest.raises(ValueError, match="of 200 rows of data, not 180"):
+        list(fit(model, base.repeat(9, 1), 12, **options))
+
+
+def test_a_function_of_its_own_randomness_goes_on(tmp_path):
+    model = Model(networks.MLP(2, width=8), VP(), "v")
+    for steps in (3, 6):
+        *_, last = fit(model, lambda n, g: torch.randn(n, 2), steps, batch_size=8, checkpoints=tmp_path)
+    assert last.step == 6
+    assert all(torch.equal(a, b) for a, b in zip(last.model.moments, load(tmp_path).moments))
+
+
+def test_damaged_newer_checkpoints_do_not_push_out_the_whole_one(tmp_path):
+    train(tmp_path, steps=10)
+    whole = resume.steps_in(tmp_path)[0]
+    for step in (100, 200, 300):
+        (tmp_path / f"step-{step:09d}").mkdir()
+    with pytest.warns(UserWarning, match="taking the one before it"):
+        train(tmp_path, steps=20)
+    assert resume.newest(tmp_path).name == "step-000000020" and whole.exists()
+    assert len(list(tmp_path.glob("damaged-*"))) == 3
+
+
+def test_another_training_in_the_folder_is_noticed(tmp_path):
+    train(tmp_path, steps=5)
+    shutil.copytree(tmp_path / "step-000000005", tmp_path / "step-000000010")
+    (tmp_path / "step-000000010" / "training.pt").write_bytes(b"")  # passed over, then put back by the other
+    with pytest.warns(UserWarning, match="damaged"):
+        records = fit(*again(tmp_path), steps=15, **OPTIONS, checkpoints=tmp_path)
+    shutil.copytree(tmp_path / "step-000000005", tmp_path / "step-000000010")
+    with pytest.raises(OSError, match="another training writes to"):
+        list(records)
+
+
+OPTIONS = {"batch_size": 16, "every": 5, "conditional": True}
+
+
+def again(folder):
+    """Model and data of `train`."""
+    torch.manual_seed(0)
+    net = networks.Scaled(networks.UNet((1, 8, 8), width=8, multipliers=(1, 2), classes=10, dropout=0.1), VP())
+    OPTIONS["generator"] = torch.Generator().manual_seed(1)
+    return Model(net, VP(), "v"), data.load("digits")
+
+
+def test_damaged_averages_fall_back_too(tmp_path):
+    net, rows = networks.MLP(2, width=8), targets.moons(50, torch.Generator().manual_seed(0))
+    options = {"batch_size": 8, "checkpoints": tmp_path, "every": 5, "posthoc": True}
+    list(fit(Model(net, VP(), "v"), rows, 10, **options))
+    path = tmp_path / "averages" / "step-000000010.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.warns(UserWarning, match="step-000000010.safetensors is not what was written"):
+        *_, last = fit(Model(net, VP(), "v"), rows, 10, **options)
+    assert last.step == 10 and load(tmp_path, std=0.1).process == VP()
+
+
+def test_each_group_of_weights_keeps_its_rate():
+    net = networks.MLP(2, width=8)
+    frozen = [net.enter.weight, net.enter.bias]
+    rest = [p for p in net.parameters() if all(p is not q for q in frozen)]
+    before = [p.detach().clone() for p in frozen]
+
+    def groups(weights, lr):
+        return torch.optim.Adam([{"params": frozen, "lr": 0.0}, {"params": rest}], lr)
+
+    list(fit(Model(net, VP(), "v"), targets.moons(50), 3, batch_size=8, optimizer=groups))
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen))
+
+
+def test_training_mode_while_training_and_not_after(tmp_path):
+    net = networks.UNet((1, 8, 8), width=8, multipliers=(1, 2), dropout=0.5).eval()
+    *_, last = fit(Model(net, VP(), "v"), data.load("digits"), 1, batch_size=4, checkpoints=tmp_path)
+    assert net.training and not last.model.net.training
+    assert not load(tmp_path, net=net).net.training
+    with pytest.raises(ValueError, match=re.escape("net.requires_grad_(True)")):
+        fit(last.model, data.load("digits"), 1)

@@ -63,7 +63,7 @@ def test_labels_and_widths_of_averages(tmp_path):
     assert train(tmp_path / "run", *words, "--batch_size", 8, steps=4) == 0
     words = ["sample", str(tmp_path / "run"), "--num", "3", "--label", "7", "--std", "0.1", "--steps", "3"]
     assert main([*words, "--quiet", "true", "--sampler", "DPMSolverPP", "--sampler.order", "2"]) == 0
-    samples = load_file(tmp_path / "run" / "samples" / "samples-00000.safetensors")["samples"]
+    samples = load_file(tmp_path / "run" / "samples-label7" / "samples-00000.safetensors")["samples"]
     assert samples.shape == (3, 1, 8, 8) and samples.dtype == torch.uint8 and samples.max() <= 16
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scoresde import VE, VP, data, networks, sample, targets
+from scoresde import VE, VP, data, grids, networks, sample, targets
+from scoresde._files import _here
 from scoresde.model import Model
 from scoresde.samplers import DDPM, sample_shards
 from scoresde.scaling import Scaling
@@ -42,7 +43,7 @@ def test_the_same_samples_whatever_the_split(options, tmp_path):
 def test_a_stop_is_taken_up_without_drawing_twice(tmp_path):
     first = [next(records := sample_shards(model(), 10, tmp_path, shard=3, steps=4)), next(records)]
     times = [path.stat().st_mtime_ns for path in first]
-    (tmp_path / f".samples-00002.safetensors.{2**22 + 1}.draft").write_bytes(b"half")  # a kill while writing
+    (tmp_path / f".samples-00002.safetensors.{_here()}-{2**22 + 1}.draft").write_bytes(b"half")  # a kill while writing
     paths = list(sample_shards(model(), 10, tmp_path, shard=3, steps=4))
     assert [path.stat().st_mtime_ns for path in paths[:2]] == times and len(paths) == 4
     whole = joined(sample_shards(model(), 10, tmp_path / "new", shard=3, steps=4))
@@ -55,7 +56,7 @@ def test_a_stop_is_taken_up_without_drawing_twice(tmp_path):
     [
         ({"seed": 1}, "seed"),
         ({"steps": 5}, "by"),
-        ({"shard": 4}, "count"),
+        ({"shard": 2}, "count"),
         ({"model": model(VE())}, "by"),
         ({"sampler": DDPM()}, "by"),
     ],
@@ -150,3 +151,42 @@ def test_the_command_line_trains_goes_on_and_samples_in_two_processes(tmp_path):
     one, two = (joined((tmp_path / name).iterdir()) for name in "12")
     assert torch.equal(one, two) and one.shape == (50, 2)
     assert len(data.load("moons")) and one.abs().max() < 100
+
+
+def test_conditions_moments_and_functions_tell_models_apart(tmp_path):
+    """What `given` filled in, moments, scaling, code and closures: nothing is taken for something else."""
+    exact = model()
+
+    def net(shift):
+        return lambda x, t, label=0: exact.net(x, t) + shift + label
+
+    kinds = [
+        Model(net(0.0), VP(), exact.prediction),
+        Model(net(0.1), VP(), exact.prediction),
+        Model(net(0.0), VP(), exact.prediction).given(label=2),
+        Model(net(0.0), VP(), exact.prediction).given(label=7),
+        Model(net(0.0), VP(), exact.prediction, (torch.zeros(2), torch.ones(2))),
+        Model(net(0.0), VP(), exact.prediction, None, Scaling(0.0, 2.0)),
+        Model(net(0.0), VP(), exact.prediction).on(VE()),
+        exact.on(VE()),
+        exact.on(VE(0.02)),
+    ]
+    options = {"shape": (2,), "shard": 3, "steps": 4}
+    for i, one in enumerate(kinds):
+        list(sample_shards(one, 3, tmp_path / str(i), **options))
+        list(sample_shards(one, 3, tmp_path / str(i), **options))  # itself is taken up
+        for other in kinds[:i]:
+            with pytest.raises(ValueError, match="holds other samples"):
+                list(sample_shards(other, 3, tmp_path / str(i), **options))
+
+
+def test_more_samples_later(tmp_path):
+    list(sample_shards(model(), 3, tmp_path, shard=2, steps=4, grid=grids.quadratic))
+    more = joined(sample_shards(model(), 6, tmp_path, shard=2, steps=4, grid=grids.quadratic))
+    assert torch.equal(
+        more, joined(sample_shards(model(), 6, tmp_path / "new", shard=2, steps=4, grid=grids.quadratic))
+    )
+    few = joined(sample_shards(model(), 6, tmp_path / "few", shard=6, batch=4, steps=4, grid=grids.quadratic))
+    assert (few - more).abs().max() < 1e-5
+    with pytest.raises(ValueError, match=re.escape("below 2**63")):
+        sample_shards(model(), 6, tmp_path / "far", seed=2**63)

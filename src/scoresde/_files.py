@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,9 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: what cannot be written, and why.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    if not path.name:
+        raise ValueError(f"path must name a file, got {str(path)!r}")
+    draft = path.with_name(f".{path.name}.{_here()}-{os.getpid()}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
@@ -37,10 +40,16 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed while writing have left in a folder."""
+    """Remove what processes of this machine that were killed while writing have left in a folder."""
     for path in folder.glob(".*.draft"):
-        if not _alive(path.name.split(".")[-2]):
+        host, _, process = path.name.split(".")[-2].rpartition("-")
+        if host == _here() and not _alive(process):
             _remove(path)
+
+
+def _here() -> str:
+    """This machine's name, without what divides the names of drafts."""
+    return socket.gethostname().replace(".", "_")
 
 
 def _alive(process: str) -> bool:

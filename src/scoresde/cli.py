@@ -72,7 +72,7 @@ def _train() -> ArgumentParser:
 
     train = ArgumentParser(description="Train a network on a data set, or go on where an earlier run left off.")
     train.add_argument("--config", action="config", help="a config.yaml, such as an earlier run's")
-    train.add_function_arguments(runs.train)
+    train.add_function_arguments(runs.train, skip={"config"})
     return train
 
 
@@ -145,9 +145,7 @@ def _run_train(parser: ArgumentParser, options: Namespace) -> int:
 
     plain = options.clone()
     plain.pop("config", None)
-    with_parts = _train().instantiate(plain)
-    runs.describe(options.out, _train().dump(plain))
-    runs.train(**with_parts)
+    runs.train(**_train().instantiate(plain), config=_train().dump(plain))
     return 0
 
 

@@ -14,6 +14,9 @@ from scoresde.networks.recorded import Recorded
 
 Row = Callable[[Any, Tensor], tuple[Any, Any]]
 
+UNBOUNDED = 1e100
+"""A coefficient beyond this is infinite."""
+
 EDGE = math.log(1000)
 """Networks tell log σ/α apart between −EDGE and EDGE."""
 
@@ -67,7 +70,8 @@ class Preconditioned(Scaled):
         u = (a α s² + b σ)/h²,    w = (a σ − b α) s/h        (x₀, a = 1 and b = 0: EDM's c_skip/α and c_out)
 
     What F learns is the row (σ/(s h), −s α/h), of unit variance at every noise, for whatever prediction; F = 0 is the
-    best linear estimate for data of mean zero and standard deviation s. Finite where α = 0, if the row is.
+    best linear estimate for data of mean zero and standard deviation s. Finite at both ends of time: a row that is not
+    (the velocity of `Sigmoid`, noise's share of the score) has the value of a time a rounding of float32 away.
 
     Args:
         net: F, a network for times in [0, 1], which are the places that `Scaled` gives. process: with alpha and
@@ -96,10 +100,19 @@ class Preconditioned(Scaled):
 
     def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         alpha, sigma, size = levels = self._levels(t)
-        a, b = (1.0, 0.0) if self.row is None else self.row(self.process, self._wide(t).clamp_min(1e-300))
+        a, b = (1.0, 0.0) if self.row is None else self._held(self._wide(t))
         skip = (a * alpha * self.scale**2 + b * sigma) / size**2
         out = (a * sigma - b * alpha) * self.scale / size
         return _spread(skip, x) * x + _spread(out, x) * self._ask(x, t, levels, cond)
+
+    def _held(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The row at t: (B,), where it is infinite that just inside."""
+        assert self.row is not None
+        last = self.process.t_max
+        rows = (self.row(self.process, at) for at in (t.clamp_min(1e-300), t.clamp(1e-7 * last, last * (1 - 2.0**-24))))
+        here, inside = ([torch.as_tensor(c, dtype=t.dtype, device=t.device) for c in row] for row in rows)
+        a, b = (torch.where(c.abs() < UNBOUNDED, c, d) for c, d in zip(here, inside))
+        return a, b
 
 
 def _spread(value: Tensor, x: Tensor) -> Tensor:

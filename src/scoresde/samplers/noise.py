@@ -194,8 +194,10 @@ def _seeds(seeds: Any, batch: int) -> Tensor:
     """(B,) int64."""
     try:
         whole = [_checks.count("seeds", s, -(2**63)) for s in seeds]
+        if any(s >= 2**63 for s in whole):
+            raise ValueError(f"seeds must lie below 2**63, got {max(whole)}")
     except TypeError as error:
         raise TypeError(f"seeds must be {batch} whole numbers, got {seeds!r}; write seeds=range({batch})") from error
     if len(whole) != batch:
         raise ValueError(f"seeds must hold one whole number for each of {batch} samples, got {len(whole)}")
-    return torch.tensor([(s + 2**63) % 2**64 - 2**63 for s in whole], dtype=torch.int64)
+    return torch.tensor(whole, dtype=torch.int64)

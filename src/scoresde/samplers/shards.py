@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -11,17 +10,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from scoresde import _checks
 from scoresde._files import sweep, whole
+from scoresde._fingerprint import fingerprint
 from scoresde.model import Model
 from scoresde.samplers.loop import sample
 
 
 def sample_shards(
     model: Model, num: int, folder: str | Path, *, shape: tuple[int, ...] | None = None, shard: int = 1000,
-    seed: int = 0, processes: int = 1, process: int = 0, **options: Any,
+    batch: int | None = None, seed: int = 0, processes: int = 1, process: int = 0, **options: Any,
 ) -> Iterator[Path]:  # fmt: skip
     """Draw samples 0..num − 1 into files of `shard` samples each, yielding every file that is there.
 
@@ -31,7 +31,8 @@ def sample_shards(
 
     Args:
         num: how many samples in all. folder: for samples-00000.safetensors, samples-00001.safetensors, ...
-        shape: of one sample, that of the model's moments if None. shard: samples a file, which are drawn at once.
+        shape: of one sample, that of the model's moments if None. shard: samples a file. batch: how many are drawn at
+            once, the whole file if None. seed: the seeds must lie below 2⁶³.
         processes, process: how many share the work, and which one this is; each takes every processes-th file.
         options: as `sample` has them: sampler, steps, grid.
     Raises:
@@ -55,14 +56,17 @@ def sample_shards(
         if model.moments is None or not isinstance(model.moments[0], Tensor):
             raise ValueError("shape must be given for a model without moments, such as shape=(1, 28, 28)")
         shape = tuple(model.moments[0].shape)
-    return _shards(model, num, Path(folder), shape, shard, _checks.count("seed", seed, 0), processes, process, options)
+    if _checks.count("seed", seed, 0) + num > 2**63:
+        raise ValueError(f"seed must leave room for {num} more below 2**63, got {seed}")
+    batch = shard if batch is None else _checks.count("batch", batch)
+    return _shards(model, num, Path(folder), shape, shard, batch, seed, processes, process, options)
 
 
 def _shards(
-    model: Model, num: int, folder: Path, shape: tuple[int, ...], shard: int, seed: int, processes: int, process: int,
-    options: dict[str, Any],
+    model: Model, num: int, folder: Path, shape: tuple[int, ...], shard: int, batch: int, seed: int, processes: int,
+    process: int, options: dict[str, Any],
 ) -> Iterator[Path]:  # fmt: skip
-    drawn_by = _fingerprint(model, options)
+    drawn_by = fingerprint(model, options)
     sweep(folder)
     for i in count(process, processes):
         first, last = i * shard, min((i + 1) * shard, num)
@@ -70,32 +74,35 @@ def _shards(
             return
         path = folder / f"samples-{i:05d}.safetensors"
         about = {"first": str(first), "count": str(last - first), "seed": str(seed), "by": drawn_by}
-        if path.exists():
-            _check_same(path, about)
-        else:
-            x = sample(model, (last - first, *shape), seeds=range(seed + first, seed + last), **options)
-            raw = x if model.scaling is None else model.scaling.inverse(x)
-            if model.scaling is not None and (model.scaling.levels or 257) <= 256:
-                raw = raw.to(torch.uint8)
+        if not (path.exists() and _is_done(path, about)):
+            parts = [range(a, min(a + batch, last)) for a in range(first, last, batch)]
+            seeds = [range(seed + part.start, seed + part.stop) for part in parts]
+            raw = torch.cat([_raw(model, sample(model, (len(s), *shape), seeds=s, **options)) for s in seeds])
             with whole(path) as draft:
-                save_file({"samples": raw.detach().cpu().contiguous()}, draft, about)
+                save_file({"samples": raw.contiguous()}, draft, about)
         yield path
 
 
-def _fingerprint(model: Model, options: dict[str, Any]) -> str:
-    """What the samples depend on beside their seeds: the weights, the process, the sampler, the number of steps."""
-    digest = hashlib.sha256(repr((model.process, model.prediction, sorted(options.items()))).encode())
-    for value in model.net.state_dict().values() if isinstance(model.net, nn.Module) else ():
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+def _raw(model: Model, x: Tensor) -> Tensor:
+    """Samples as the data were, on the host; levels as bytes where they fit."""
+    if model.scaling is None:
+        return x.detach().cpu()
+    raw = model.scaling.inverse(x).detach().cpu()
+    return raw.to(torch.uint8) if (model.scaling.levels or 257) <= 256 else raw
 
 
-def _check_same(path: Path, about: dict[str, str]) -> None:
+def _is_done(path: Path, about: dict[str, str]) -> bool:
+    """Whether a file has these samples; False for the beginning of them, as of an earlier call for fewer."""
     try:
         with safe_open(path, framework="pt") as file:
             had = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is no file of samples ({error}); remove it") from error
-    if had != about:
-        differ = ", ".join(name for name in about if had.get(name) != about[name])
-        raise ValueError(f"{path} holds other samples than these (other {differ}); name another folder, or remove it")
+    differ = [name for name in about if had.get(name) != about[name]]
+    if differ == ["count"] and had.get("count", "").isdigit() and int(had["count"]) < int(about["count"]):
+        return False
+    if differ:
+        raise ValueError(
+            f"{path} holds other samples than these (other {', '.join(differ)}); name another folder, or remove it"
+        )
+    return True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from scoresde import _checks, process
 from scoresde._files import whole
@@ -102,7 +105,7 @@ def load(
 
         checkpoint = newest(path)
         path = checkpoint / "model.safetensors"
-        weights = None if std is None else post_hoc(averages(checkpoint.parent, checkpoint), std)
+        weights = None if std is None else post_hoc(averages(checkpoint), std)
     elif std is not None:
         raise ValueError(f"std needs the folder of a training with posthoc=True, got the file {path}")
     tensors, about = read_tensors(path, device)
@@ -128,16 +131,43 @@ def load(
 def _filled(net: nn.Module | None, about: Any, weights: Mapping[str, Tensor], largest: int, path: Path) -> nn.Module:
     """The network, built anew or given, with the weights; nothing of a size that the file does not hold is made."""
     if net is None:
-        _compare(_given("net", None, about, largest, path, "meta").state_dict(), weights, path)
+        with _at_most(len(weights)):
+            _compare(_given("net", None, about, largest, path, "meta").state_dict(), weights, path)
         with torch.random.fork_rng(devices=[]):
             net = _given("net", None, about, largest, path)
         assert net is not None
-        net.load_state_dict(weights, assign=True)
-        return net.eval()
-    _checks.kind("net", net, nn.Module, "networks.MLP(2)")
-    _compare(net.state_dict(), weights, path)
-    net.load_state_dict(weights)
-    return net
+        kinds = {value.dtype for value in weights.values() if value.is_floating_point()}
+        if len(kinds) == 1:  # also for buffers that are not in the file
+            net.to(kinds.pop())
+            net.load_state_dict(weights)
+        else:
+            net.load_state_dict(weights, assign=True)
+    else:
+        _checks.kind("net", net, nn.Module, "networks.MLP(2)")
+        _compare(net.state_dict(), weights, path)
+        net.load_state_dict(weights)
+    for name, value in net.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise DamagedError(f"{path} is damaged: {name} is not finite")
+    return net.eval()
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """Refuse networks of more than so many tensors while they are built."""
+    left = count
+
+    def taken(*about: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise TypeError(f"the network would have more than the {count} tensors in the file")
+
+    hook = register_module_parameter_registration_hook(taken)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _compare(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
@@ -150,13 +180,13 @@ def _compare(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: 
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, Any] | None = None) -> None:
-    """A safetensors file with a note in its header; every floating number must be finite."""
+    """A safetensors file with a note in its header; NaN is refused."""
     apart: dict[str, Tensor] = {}
     seen: set[int] = set()  # safetensors refuses tied weights: the second one is written as a copy
     for name, value in tensors.items():
         value = value.detach().cpu().contiguous()
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ValueError(f"cannot save {name}: it is not finite; lower lr, or go back to an earlier checkpoint")
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise ValueError(f"cannot save {name}: it is not a number; lower lr, or go back to an earlier checkpoint")
         apart[name] = value.clone() if value.data_ptr() in seen else value
         seen.add(value.data_ptr())
     save_file(apart, path, {"scoresde": json.dumps(about or {})})
@@ -179,8 +209,8 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     if not isinstance(note, dict):
         raise DamagedError(f"{path} is not a file of scoresde: its note is no table")
     for name, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise DamagedError(f"{path} is damaged: {name[:80]} is not finite")
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise DamagedError(f"{path} is damaged: {name[:80]} is not a number")
     return tensors, note
 
 
@@ -192,15 +222,22 @@ def _described(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_described(item) for item in value]
     if PROCESSES.get(kind) is type(value) and is_dataclass(value):
-        return {"process": kind, "arguments": {f.name: _described(getattr(value, f.name)) for f in fields(value)}}
+        arguments = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {"process": kind, "arguments": {name: _typed(type(value), name, arguments[name]) for name in arguments}}
     for name, row in PREDICTIONS.items():
         if value is row:
             return {"prediction": name}
     if NETWORKS.get(kind) is type(value):
-        arguments = {name: _described(item) for name, item in value.arguments.items()}
+        arguments = {name: _typed(type(value), name, item) for name, item in value.arguments.items()}
         lost = [name for name, item in value.arguments.items() if item is not None and arguments[name] is None]
         return None if lost else {"network": kind, "arguments": arguments}
     return None
+
+
+def _typed(kind: type, name: str, value: Any) -> Any:
+    """`_described`, with a whole number as a float where the class wants one: only sizes are held against the file."""
+    wanted = signature(kind).parameters[name].annotation
+    return float(value) if wanted in (float, "float") and isinstance(value, int) else _described(value)
 
 
 def _given(name: str, given: Any, about: Any, largest: int, path: Path, device: str = "cpu") -> Any:
@@ -224,8 +261,8 @@ def _built(about: Any, largest: int, device: str) -> Any:
                     return table[about[word]](**arguments)
         raise TypeError(f"unknown part {str(about)[:60]!r}")
     if isinstance(about, list):
-        if len(about) > 1_000_000:
-            raise TypeError("a table is too long")
+        if len(about) > largest and not all(isinstance(value, float) for value in about):
+            raise TypeError("a table is longer than anything in the file")
         return tuple(_built(value, largest, device) for value in about)
     if isinstance(about, int) and abs(about) > largest:
         raise TypeError(f"the number {str(about)[:20]} is beyond every size in the file")

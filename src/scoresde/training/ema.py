@@ -42,18 +42,18 @@ class EMA:
         self.warmup = bool(warmup)
         self.updates = 0
         self.net = deepcopy(net).eval().requires_grad_(False)
-        self._weights: list[Tensor] = list(self.net.parameters())
+        self._weights: list[Tensor] = _averaged(self.net)
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Move the average towards the network's weights as they are now."""
         _checks.kind("net", net, nn.Module, "model.net")
-        mine, theirs = _both(self._weights, list(net.parameters()))
+        mine, theirs = _both(self._weights, _averaged(net))
         self.updates += 1
         share = 1 - (min(self.decay, self.updates / (9 + self.updates)) if self.warmup else self.decay)
         if mine:
             torch._foreach_lerp_(mine, theirs, share)  # pyright: ignore[reportPrivateImportUsage]
-        for own, other in zip(self.net.buffers(), net.buffers()):
+        for own, other in zip(_rest(self.net), _rest(net)):
             own.copy_(other)
 
     def restart(self, net: nn.Module) -> None:
@@ -61,7 +61,7 @@ class EMA:
         for name, value in net.named_parameters():
             part, _, last = name.rpartition(".")
             setattr(self.net.get_submodule(part), last, nn.Parameter(value.detach().clone(), requires_grad=False))
-        self.updates, self._weights = 0, list(self.net.parameters())
+        self.updates, self._weights = 0, _averaged(self.net)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers: `updates`, and the averaged network's own state as "net.…"."""
@@ -225,6 +225,15 @@ def combination(profiles: Sequence[tuple[int, float]], target: tuple[int, float]
     free, pull = inverse @ (gram[:k, k] * size[k]), inverse @ ones
     unit = free + pull * (1 - ones @ free) / (ones @ pull)
     return unit / size[:k]
+
+
+def _averaged(net: nn.Module) -> list[Tensor]:
+    return [p for p in net.parameters() if p.is_floating_point() or p.is_complex()]
+
+
+def _rest(net: nn.Module) -> list[Tensor]:
+    """What is copied: buffers, and parameters of whole numbers."""
+    return [*net.buffers(), *(p for p in net.parameters() if not (p.is_floating_point() or p.is_complex()))]
 
 
 def _parameters(net: nn.Module) -> list[Tensor]:

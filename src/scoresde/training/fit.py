@@ -14,15 +14,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scoresde import _checks
+from scoresde._files import whole
+from scoresde._fingerprint import fingerprint
 from scoresde.model import Model
+from scoresde.training.checkpoint import read_tensors
 from scoresde.training.coupling import KINDS, couple
 from scoresde.training.loss import loss
 from scoresde.training.lossaware import LossAware
 from scoresde.training.matching import implicit_loss, sliced_loss
-from scoresde.training.resume import newest, steps_in
+from scoresde.training.resume import newest, set_aside, steps_in
 from scoresde.training.source import Data, Source, noise_of, without
 from scoresde.training.state import Training
-from scoresde.training.team import Alone, pieces
+from scoresde.training.team import Alone, checked, pieces
 from scoresde.training.times import draw
 from scoresde.training.weighting import is_integrand
 
@@ -56,7 +59,7 @@ def fit(
     model: Model, data: Data, steps: int, *, batch_size: int = 256, lr: float = 1e-3, ema: float = 0.999,
     posthoc: bool = False, clip: float = 1.0, objective: str = "denoising", weighting: Any = None,
     times: Any = "noise_level", low_discrepancy: bool = True, coupling: str = "independent",
-    conditional: bool = False, drop: float = 0.1, optimizer: Callable[..., Optimizer] = adam, accumulate: int = 1,
+    conditional: bool = False, drop: float = 0.0, optimizer: Callable[..., Optimizer] = adam, accumulate: int = 1,
     bf16: bool = False, compile: bool = False, accelerator: Any = None, checkpoints: str | Path | None = None,
     every: int = 1000, generator: torch.Generator | None = None,
 ) -> Iterator[Record]:  # fmt: skip
@@ -66,8 +69,9 @@ def fit(
     one to use: it has the averaged weights, and the data's moments, which samplers and likelihoods want (but none for
     coupling="optimal", whose noise depends on the data).
 
-    The result depends on neither the number of processes nor `accumulate`, beyond rounding: every process draws the
-    randomness of the whole batch and takes its part. A training that was killed and goes on ends with the same bits.
+    The result depends on neither the number of processes nor `accumulate`, beyond rounding (and a network's own
+    randomness, as dropout): every process draws the randomness of the whole batch and takes its part. A training that
+    was killed and goes on ends with the same bits; with another `steps` the rate goes on along another curve.
 
     Args:
         model: whose net is a torch.nn.Module. data: (N, *), data by rows (scoresde.data.load), or a function
@@ -104,7 +108,7 @@ def fit(
     _checks.kind("model", model, Model, "Model(net, VP())")
     net = _checks.kind("model.net", model.net, nn.Module, "networks.MLP(2)")
     if not any(p.requires_grad for p in net.parameters()):
-        raise ValueError("model.net has no parameters to train")
+        raise ValueError("model.net has no parameters to train; a model of averaged weights: net.requires_grad_(True)")
     for name, value in (("steps", steps), ("batch_size", batch_size), ("accumulate", accumulate), ("every", every)):
         _checks.count(name, value)
     _checks.positive("lr", lr)
@@ -117,7 +121,7 @@ def fit(
         raise ValueError("posthoc=True keeps averages with the checkpoints; name a folder for them")
     if objective != "denoising" and weighting is not None:
         raise ValueError(f"weighting belongs to objective='denoising', got {weighting!r} with {objective!r}")
-    team = accelerator or Alone(model.like().device)
+    team = Alone(model.like().device) if accelerator is None else checked(accelerator)
     if batch_size < team.num_processes * accumulate:
         raise ValueError(
             f"batch_size must be at least {team.num_processes} processes × accumulate={accumulate}, got {batch_size}"
@@ -126,20 +130,31 @@ def fit(
         raise ValueError("generator must be given, seeded alike in all processes: torch.Generator().manual_seed(0)")
     source = Source(data, model.like().to(team.device), generator, conditional)
     training = Training(net.to(team.device), optimizer, lr, ema, source, times, team, bf16, compile, posthoc)
-    measured = None if coupling == "optimal" else moments(source.sample())
+    folder = None if checkpoints is None else Path(checkpoints)
+    found = newest(folder) if folder is not None and steps_in(folder) else None
+    if coupling == "optimal":
+        measured = None
+    elif found is not None and not source.count:  # a function may draw others now
+        kept, _ = read_tensors(found / "model.safetensors", team.device)
+        measured = kept["moments.0"], kept["moments.1"]
+    else:
+        measured = moments(source.sample())
     best = replace(model, net=training.average.net, moments=measured, scaling=source.scaling or model.scaling)
     running = replace(model, net=training.run)
     host = _checks.device_of(generator, torch.device("cpu"))
     part, cuts = pieces(batch_size, team, accumulate)
     share = source.like.new_full((batch_size,), team.num_processes / batch_size)
     integral, options = is_integrand(weighting), {"weighting": weighting} if objective == "denoising" else {}
-    folder = None if checkpoints is None else Path(checkpoints)
-    settings = {
+    given = {
         "process": model.process, "prediction": model.prediction, "batch_size": batch_size, "lr": lr, "ema": ema,
         "clip": clip, "objective": objective, "weighting": weighting, "coupling": coupling, "drop": drop,
-        "times": times, "conditional": conditional,
+        "times": type(times).__name__ if isinstance(times, LossAware) else times, "conditional": conditional,
+        "low_discrepancy": low_discrepancy, "bf16": bf16, "optimizer": optimizer, "net": net,
     }  # fmt: skip
-    settings = {name: str(value) for name, value in settings.items() if " at 0x" not in str(value)}
+    settings = {
+        name: (type(value).__name__ if value is net else str(value), fingerprint(value, weights=False))
+        for name, value in given.items()
+    }
 
     def batch() -> tuple[Tensor, Tensor | None, Tensor, Tensor, dict[str, Tensor]]:
         """The next batch: times and weights of all of it, and this process's x0, noise and conditions."""
@@ -147,6 +162,8 @@ def fit(
         x0, cond = source.batch(batch_size, held)
         noise = noise_of(x0, batch_size, held, generator)
         if coupling == "optimal":
+            if set(cond) - {"label"}:
+                raise ValueError(f"coupling='optimal' keeps apart equal labels only, got the conditions {set(cond)}")
             noise = couple(x0, noise, coupling, cond.get("label"))[part]
             x0, cond = x0[part], {name: value[part] for name, value in cond.items()}
         cond = without(cond, drop, batch_size, part, generator)
@@ -173,7 +190,7 @@ def fit(
         norm = team.clip_grad_norm_(training.weights, clip)
         if not math.isfinite(norm):
             raise ValueError(f"the gradient at step {step} is not finite; lower lr (now {lr:g}) or look at the data")
-        training.descend(lr * _rate(step, steps))
+        training.descend(_rate(step, steps))
         values = values[0] if len(values) == 1 else torch.cat(values)
         if len(values) < batch_size:  # the others' are added
             values = team.reduce(nn.functional.pad(values, (part.start, batch_size - part.stop)))
@@ -196,10 +213,16 @@ def fit(
                 training.save(folder, best, settings)
             yield Record(step, training.loss, best)
 
-    if folder is not None and steps_in(folder):
-        training.restore(found := newest(folder), best, settings)
+    if found is not None:
+        training.restore(found, best, settings)
         if training.step > steps:
             raise ValueError(f"checkpoints: {found} has {training.step} steps already, more than steps={steps}")
+        if team.is_main_process:
+            set_aside(found)
+    elif folder is not None:
+        with whole(folder / "begun") as draft:  # is there a place to write?
+            draft.touch()
+        (folder / "begun").unlink()
     return records()
 
 

@@ -13,7 +13,13 @@ from scoresde.process.base import randn
 from scoresde.scaling import Scaling
 
 MEASURED = 10_000
-"""How many samples moments are measured on, where data are read from files or drawn by a function."""
+"""How many samples moments are measured on, where data are by rows or drawn by a function."""
+
+LARGEST = 100_000_000
+"""How many numbers they may be together."""
+
+RESERVED = {"t", "noise", "generator", "weighting", "times", "projections", "x0", "model", "x"}
+"""Names that losses and networks have for themselves."""
 
 
 @runtime_checkable
@@ -61,6 +67,8 @@ class Source:
                 raise ValueError(f"conditional: the data ({data!r}) have no labels")
         elif not callable(data):
             raise TypeError(f"data must be a tensor (N, *), scoresde.data.load(...), or a function, got {data!r}")
+        if conditional and not isinstance(data, Rows):
+            raise ValueError("conditional belongs to data by rows; a function returns its conditions itself")
         self.data = data
         self.scaling = None if isinstance(data, Tensor) or callable(data) else data.scaling
 
@@ -78,26 +86,35 @@ class Source:
         kept, self.generator = self.generator, torch.Generator().manual_seed(0)
         try:
             if not isinstance(self.data, Rows):
-                return self._drawn(MEASURED)[0]
-            rows = torch.randperm(len(self.data), generator=self.generator)[:MEASURED]
-            return self._rows(rows, slice(None))[0]
+                pieces = [self._drawn(MEASURED // 10)[0] for _ in range(10)]
+                return torch.cat(pieces)
+            few = min(MEASURED, max(2, LARGEST // self.data.raw(torch.zeros(1, dtype=torch.int64)).numel()))
+            rows = torch.randperm(len(self.data), generator=self.generator)[:few]
+            return torch.cat([self._rows(some, slice(None))[0] for some in rows.split(1000)])
         finally:
             self.generator = kept
 
     def state(self) -> dict[str, int]:
         """The place in the data: enough to go on from here."""
-        return {"epoch": self.epoch, "place": self.place}
+        return {"epoch": self.epoch, "place": self.place, "rows": self.count}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`, which must be of as many rows."""
+        if int(state["rows"]) != self.count:
+            raise ValueError(f"checkpoints are of {state['rows']} rows of data, not {self.count}; name another folder")
         self.epoch, self.place = int(state["epoch"]), int(state["place"])
         if self.place and isinstance(self.data, (Tensor, Rows)):
             self.order = self._shuffled()
 
+    @property
+    def count(self) -> int:
+        """How many rows there are; 0 of a function."""
+        return len(self.data) if isinstance(self.data, (Tensor, Rows)) else 0
+
     def _next(self, n: int) -> Tensor:
         rows = []
         while n:
-            if self.place == len(self.order):
+            if self.place >= len(self.order):
                 where = _checks.device_of(self.generator)
                 self.epoch = int(torch.randint(2**62, (), generator=self.generator, device=where))
                 self.place, self.order = 0, self._shuffled()
@@ -131,13 +148,21 @@ class Source:
         x = _checks.state("data", x).to(self.like)
         if x.ndim < 2 or len(x) != n:
             raise ValueError(f"data must return ({n}, *) when asked for {n} samples, got {tuple(x.shape)}")
+        if not isinstance(cond, dict):
+            raise TypeError(f"data must return x, or x and a dict of conditions, got {type(cond).__name__}")
+        for name, value in cond.items():
+            if name in RESERVED:
+                raise ValueError(f"data: a condition cannot have the name {name!r}; rename it, in the network too")
+            if not isinstance(value, Tensor) or value.shape[:1] != (n,):
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"data: the condition {name!r} must be a tensor ({n}, *), got {got}")
         return x, {name: value.to(self.like.device) for name, value in cond.items()}
 
 
 def without(
     cond: dict[str, Tensor], drop: float, n: int, part: slice, generator: torch.Generator | None
 ) -> dict[str, Tensor]:
-    """Conditions with a share `drop` of a batch's n samples left without: labels −1, other numbers 0."""
+    """Conditions with a share `drop` of a batch's n samples left without: integers −1, other numbers 0."""
     if not cond or not drop:
         return cond
     lost = torch.rand(n, generator=generator, device=_checks.device_of(generator))[part] < drop
@@ -145,7 +170,9 @@ def without(
 
 
 def _blank(value: Tensor, lost: Tensor) -> Tensor:
-    gone = 0.0 if value.is_floating_point() else -1
+    if value.dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
+        raise TypeError(f"a condition of {value.dtype} has no number for its absence; write value.long(), or drop=0")
+    gone = -1 if value.dtype in (torch.int8, torch.int16, torch.int32, torch.int64) else 0
     return value.masked_fill(lost.reshape(-1, *[1] * (value.ndim - 1)), gone)
 
 

@@ -30,7 +30,7 @@ class Training:
         self, net: nn.Module, optimizer: Callable[..., Optimizer], lr: float, ema: float, source: Source, times: Any,
         team: Any, bf16: bool, compile: bool, posthoc: bool,
     ) -> None:  # fmt: skip
-        self.net, self.source, self.times, self.team = net, source, times, team
+        self.net, self.source, self.times, self.team = net.train(), source, times, team
         self.step, self.loss = 0, torch.zeros(())
         self.average = EMA(net, ema)
         run = Mixed(net) if bf16 else net
@@ -40,15 +40,17 @@ class Training:
             self.average.restart(net)
         self.power = PowerEMA(net) if posthoc else None
         self.weights = [p for p in net.parameters() if p.requires_grad]
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.kept: dict[str, str] = {}
 
-    def save(self, folder: Path, best: Model, settings: Mapping[str, str]) -> None:
+    def save(self, folder: Path, best: Model, settings: Mapping[str, tuple[str, str]]) -> None:
         """Add all of it to a folder of checkpoints."""
         team, generator = self.team, self.source.generator
         cuda = team.device.type == "cuda"
         state = {
             "step": self.step,
             "loss": float(self.loss),
-            "settings": dict(settings),
+            "settings": {name: list(value) for name, value in settings.items()},
             "optimizer": _gathered(self.optimizer.state_dict()),
             "average": {"updates": self.average.updates},
             "source": self.source.state(),
@@ -61,35 +63,36 @@ class Training:
         average = _gathered(self.average.net.state_dict())
         if team.is_main_process:
             if self.power is not None:
-                resume.write_averages(folder, self.step, self.power.snapshot())
-            resume.write(folder, self.step, best, average, weights, state)
+                name, digest = resume.write_averages(folder, self.step, self.power.snapshot())
+                self.kept[name] = digest
+            resume.write(folder, self.step, best, average, weights, state, self.kept)
         team.wait_for_everyone()
 
-    def descend(self, rate: float) -> None:
-        """One step of the optimizer and of the averages, by the gradients that are there."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def descend(self, share: float) -> None:
+        """One step of the optimizer at a share of its rates, and of the averages, by the gradients that are there."""
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = share * rate
         self.optimizer.step()
         self.average.update(self.net)
         if self.power is not None:
             self.power.update(self.net)
 
-    def restore(self, path: Path, best: Model, settings: Mapping[str, str]) -> None:
-        """Go on from a checkpoint, as if there had been no stop.
+    def restore(self, path: Path, best: Model, settings: Mapping[str, tuple[str, str]]) -> None:
+        """Go on from a checkpoint, as if there had been no stop; `best` is the model as this training begins it.
 
         Raises:
             ValueError: one of another training, or damaged.
         """
         weights, state = resume.read(path)
-        for name, value in settings.items():
-            if (had := state["settings"].get(name, value)) != value:
+        for name, (text, mark) in settings.items():
+            had, was = state["settings"].get(name, (text, mark))
+            if was != mark:
                 raise ValueError(
-                    f"checkpoints: {path.parent} holds a training with {name}={had[:80]}, not {value[:80]}; "
-                    "name another folder"
+                    f"checkpoints: {path.parent} holds a training with {name}={had[:80]}, not {text[:80]}"
+                    f"{' made otherwise' if had == text else ''}; name another folder"
                 )
         kept = read_tensors(path / "model.safetensors")[0]
-        measured = best.moments or ()
-        if not all(torch.allclose(value.cpu(), kept[f"moments.{i}"], 1e-3, 1e-3) for i, value in enumerate(measured)):
+        if self.source.count and best.moments is not None and not _close(best.moments, kept):
             raise ValueError(f"checkpoints: {path.parent} is of other data; name another folder")
         average = {name[4:]: value for name, value in kept.items() if name.startswith("net.")}
         try:
@@ -99,7 +102,8 @@ class Training:
             self.average.updates = int(state["average"]["updates"])
             self.source.restore(state["source"])
             if self.power is not None:
-                self.power.load_state_dict(resume.averages(path.parent, path)[-1])
+                self.power.load_state_dict(resume.averages(path)[-1])
+                self.kept = resume.digests(path)
             if isinstance(self.times, LossAware):
                 self.times.load_state_dict(state["times"])
             self._randomness(state)
@@ -117,6 +121,15 @@ class Training:
             torch.set_rng_state(state["cpu"][rank].clone())  # given a view, it reads the wrong memory
             if self.team.device.type == "cuda" and state["cuda"] is not None:
                 torch.cuda.set_rng_state(state["cuda"][rank].clone(), self.team.device)
+
+
+def _close(moments: tuple[Any, Any], kept: Mapping[str, Tensor]) -> bool:
+    """Whether moments measured now are those of a checkpoint, but for the order of sums."""
+    for i, value in enumerate(moments):
+        old, new = kept.get(f"moments.{i}"), value.cpu()
+        if old is None or old.shape != new.shape or not torch.allclose(new, old, 1e-6, 1e-6 * float(old.abs().max())):
+            return False
+    return True
 
 
 def _is_spread(value: Any) -> bool:

@@ -40,6 +40,20 @@ class Alone:
         pass
 
 
+def checked(accelerator: Any) -> Any:
+    """An accelerate.Accelerator that `fit` can work with."""
+    if not hasattr(accelerator, "prepare") or not hasattr(accelerator, "num_processes"):
+        raise TypeError(f"accelerator must be accelerate.Accelerator(), got {accelerator!r}")
+    if getattr(accelerator, "gradient_accumulation_steps", 1) != 1:
+        raise ValueError("accelerator must not accumulate gradients itself; write fit(..., accumulate=2)")
+    if getattr(accelerator, "mixed_precision", "no") not in ("no", "bf16", None):
+        raise ValueError(f"accelerator has mixed precision {accelerator.mixed_precision!r}; write 'bf16', or 'no'")
+    kind = str(getattr(accelerator, "distributed_type", ""))
+    if kind.endswith("FSDP") and not getattr(accelerator, "is_fsdp2", False):
+        raise ValueError("accelerator shards by FSDP1; write FullyShardedDataParallelPlugin(fsdp_version=2)")
+    return accelerator
+
+
 class Mixed(nn.Module):
     """A network under autocast to bfloat16, with outputs in the dtype of its input."""
 

@@ -257,4 +257,6 @@ def _derived(law: Function, process: Process, t: Tensor) -> Tensor:
 def inverse_density(process: Process, t: Tensor, times: Times) -> Tensor:
     """1/p(λ), and 0 at times that are never drawn."""
     p = _density(process, t, law_of(times))
+    if bool((p < 0).any()):
+        raise ValueError(f"times must rise with u, got {times!r}, which falls")
     return torch.where(p > 0, 1 / p, 0.0)
