@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ from scoresde.samplers import Adams, Sampler
 from scoresde.samplers.shards import sample_shards
 from scoresde.training import fit, load
 from scoresde.training.resume import steps_in
+from scoresde.training.source import Rows
 
 LOGGED = 50
 """Every so many steps the loss is written to metrics.jsonl: the mean since the last time."""
@@ -84,8 +85,8 @@ def train(
     main = team is None or team.is_main_process
     folder = out / "checkpoints"
     records = fit(
-        model, rows, steps, batch_size=batch_size, lr=lr, ema=ema, posthoc=posthoc, clip=clip, objective=objective,
-        weighting=weighting, times=times, coupling=coupling, conditional=conditional, drop=drop if conditional else 0.0,
+        model, cast(Rows, rows), steps, batch_size=batch_size, lr=lr, ema=ema, posthoc=posthoc, clip=clip,
+        objective=objective, weighting=weighting, times=times, coupling=coupling, conditional=conditional, drop=drop if conditional else 0.0,
         accumulate=accumulate, bf16=bf16, compile=compile, accelerator=team, checkpoints=folder, every=every,
         generator=torch.Generator(where).manual_seed(seed),
     )  # fmt: skip

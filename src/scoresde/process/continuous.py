@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scoresde import _checks
 from scoresde.process.base import TINY, Process, as_logsnr, like
@@ -33,12 +33,12 @@ class _LinearBeta(Process):
         return self.beta_min + (self.beta_max - self.beta_min) * t
 
     def integral(self, t: Tensor) -> Tensor:
-        return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
+        return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
     def time_of_integral(self, integral: Tensor) -> Tensor:
         slope = 2 * (self.beta_max - self.beta_min)
-        t = 2 * integral / (self.beta_min + (self.beta_min**2 + slope * integral).sqrt())
-        return torch.where(integral.isinf(), torch.ones_like(t), t).clamp(0.0, 1.0)
+        integral = integral.clamp(0.0, 0.5 * (self.beta_min + self.beta_max))  # those of t = 0 and 1
+        return (2 * integral / (self.beta_min + (self.beta_min**2 + slope * integral).sqrt())).clamp_max(1.0)
 
     def alpha(self, t: Any) -> Tensor:
         return torch.exp(-0.5 * self.integral(t))
@@ -76,7 +76,7 @@ class VP(_LinearBeta):
 
     def time(self, logsnr: Any) -> Tensor:
         value = as_logsnr(logsnr)
-        return like(self.time_of_integral(torch.logaddexp(torch.zeros_like(value), -value)), logsnr)
+        return like(self.time_of_integral(nn.functional.softplus(-value, threshold=40.0)), logsnr)
 
 
 @dataclass(frozen=True)

@@ -42,18 +42,23 @@ class EMA:
         self.warmup = bool(warmup)
         self.updates = 0
         self.net = deepcopy(net).eval().requires_grad_(False)
-        self._weights: list[Tensor] = _averaged(self.net)
+        self._weights, self._others = _averaged(self.net), _rest(self.net)
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Move the average towards the network's weights as they are now."""
         _checks.kind("net", net, nn.Module, "model.net")
-        mine, theirs = _both(self._weights, _averaged(net))
+        weights, others = followed(net)
+        self.follow(_both(self._weights, weights)[1], others)
+
+    @torch.no_grad()
+    def follow(self, weights: list[Tensor], others: list[Tensor]) -> None:
+        """`update` by who keeps `followed(net)` at hand: to walk through a network takes longer than to average it."""
         self.updates += 1
         share = 1 - (min(self.decay, self.updates / (9 + self.updates)) if self.warmup else self.decay)
-        if mine:
-            torch._foreach_lerp_(mine, theirs, share)  # pyright: ignore[reportPrivateImportUsage]
-        for own, other in zip(_rest(self.net), _rest(net)):
+        if weights:
+            torch._foreach_lerp_(self._weights, weights, share)  # pyright: ignore[reportPrivateImportUsage]
+        for own, other in zip(self._others, others):
             own.copy_(other)
 
     def restart(self, net: nn.Module) -> None:
@@ -61,7 +66,7 @@ class EMA:
         for name, value in net.named_parameters():
             part, _, last = name.rpartition(".")
             setattr(self.net.get_submodule(part), last, nn.Parameter(value.detach().clone(), requires_grad=False))
-        self.updates, self._weights = 0, _averaged(self.net)
+        self.updates, self._weights, self._others = 0, _averaged(self.net), _rest(self.net)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and numbers: `updates`, and the averaged network's own state as "net.…"."""
@@ -225,6 +230,11 @@ def combination(profiles: Sequence[tuple[int, float]], target: tuple[int, float]
     free, pull = inverse @ (gram[:k, k] * size[k]), inverse @ ones
     unit = free + pull * (1 - ones @ free) / (ones @ pull)
     return unit / size[:k]
+
+
+def followed(net: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """What an average follows of a network, for `EMA.follow`."""
+    return _averaged(net), _rest(net)
 
 
 def _averaged(net: nn.Module) -> list[Tensor]:

@@ -219,7 +219,7 @@ def fit(
             raise ValueError(f"checkpoints: {found} has {training.step} steps already, more than steps={steps}")
         if team.is_main_process:
             set_aside(found)
-    elif folder is not None:
+    elif folder is not None and team.is_main_process:
         with whole(folder / "begun") as draft:  # is there a place to write?
             draft.touch()
         (folder / "begun").unlink()

@@ -95,7 +95,7 @@ def coefficients(model: Model, t: Any, weighting: Weighting | None = None) -> Te
     alpha, sigma = process.alpha(at), process.sigma(at)
     a, b = row(model.prediction, process, at)  # pyright: ignore[reportArgumentType]
     a, b = (torch.as_tensor(k, dtype=at.dtype, device=at.device) for k in (a, b))
-    c = (a * a + b * b).rsqrt() if weighting is None else factor(weighting, alpha, sigma, a, b)
+    c = torch.hypot(a, b).reciprocal() if weighting is None else factor(weighting, alpha, sigma, a, b)
     rows = (alpha, sigma, c, c * a, c * b)
     return torch.stack([k if k.shape == at.shape else k.expand(at.shape) for k in rows])
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from scoresde.model import Model
 from scoresde.training import resume
 from scoresde.training.checkpoint import DamagedError, read_tensors
-from scoresde.training.ema import EMA, PowerEMA
+from scoresde.training.ema import EMA, PowerEMA, followed
 from scoresde.training.lossaware import LossAware
 from scoresde.training.source import Source
 from scoresde.training.team import Mixed
@@ -39,6 +39,7 @@ class Training:
         if any(_is_spread(p) for p in net.parameters()):
             self.average.restart(net)
         self.power = PowerEMA(net) if posthoc else None
+        self.followed = followed(net)
         self.weights = [p for p in net.parameters() if p.requires_grad]
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.kept: dict[str, str] = {}
@@ -73,7 +74,7 @@ class Training:
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = share * rate
         self.optimizer.step()
-        self.average.update(self.net)
+        self.average.follow(*self.followed)
         if self.power is not None:
             self.power.update(self.net)
 

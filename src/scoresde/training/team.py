@@ -28,7 +28,10 @@ class Alone:
         return nullcontext()
 
     def clip_grad_norm_(self, weights: Any, norm: float) -> Tensor:
-        return nn.utils.clip_grad_norm_(weights, norm)
+        total = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        if self.device.type != "cpu" or not total <= norm:  # elsewhere a look costs more than a product by one
+            nn.utils.clip_grads_with_norm_(weights, norm, total)
+        return total
 
     def gather(self, values: Tensor) -> Tensor:
         return values

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -215,9 +216,12 @@ def uniforms(n: int, generator: torch.Generator | None, device: Any, low_discrep
     source = _checks.device_of(generator, device)
     shape = () if low_discrepancy else (n,)
     u = torch.rand(shape, generator=generator, device=source, dtype=torch.float64).to(device or source)
-    if not low_discrepancy:
-        return u
-    return (u + torch.linspace(0, 1 - 1 / max(n, 1), n, device=u.device, dtype=torch.float64)).frac_()
+    return (u + _steps(n, u.device)).frac_() if low_discrepancy else u
+
+
+@lru_cache(maxsize=8)
+def _steps(n: int, device: torch.device) -> Tensor:
+    return torch.linspace(0, 1 - 1 / max(n, 1), n, device=device, dtype=torch.float64)
 
 
 def density(process: Process, t: Tensor, times: Times = "noise_level") -> Tensor:
