@@ -86,8 +86,9 @@ def train(
     folder = out / "checkpoints"
     records = fit(
         model, cast(Rows, rows), steps, batch_size=batch_size, lr=lr, ema=ema, posthoc=posthoc, clip=clip,
-        objective=objective, weighting=weighting, times=times, coupling=coupling, conditional=conditional, drop=drop if conditional else 0.0,
-        accumulate=accumulate, bf16=bf16, compile=compile, accelerator=team, checkpoints=folder, every=every,
+        objective=objective, weighting=weighting, times=times, coupling=coupling, conditional=conditional,
+        drop=drop if conditional else 0.0, accumulate=accumulate, bf16=bf16, compile=compile, accelerator=team,
+        checkpoints=folder, every=every,
         generator=torch.Generator(where).manual_seed(seed),
     )  # fmt: skip
     begun = int(steps_in(folder)[0].name[5:]) if steps_in(folder) else 0
