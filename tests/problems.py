@@ -15,7 +15,7 @@ NAMES = ["x0", "noise", "score", "v", "velocity"]
 
 
 def name(part):
-    return part if isinstance(part, str) else repr(part)[:32]
+    return part if isinstance(part, str) else getattr(part, "__name__", repr(part)[:32])
 
 
 def mixture():
