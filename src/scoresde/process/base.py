@@ -191,7 +191,7 @@ class Process(ABC):
     def check_time(self, t: Tensor) -> None:
         """Raise ValueError unless every time lies in [0, t_max]."""
         last = self.t_max * (1 + 2 * torch.finfo(t.dtype).eps)  # t_max itself, in t's dtype, is inside
-        low, high = map(float, t.aminmax()) if t.numel() else (0.0, 0.0)
+        low, high = map(float, t.detach().aminmax()) if t.numel() else (0.0, 0.0)
         if not (low >= 0.0 and high <= last):
             outside = t[~((t >= 0) & (t <= last))].flatten()[0].item()
             raise ValueError(f"t must lie in [0, {self.t_max:g}] for {self!r}, got {outside:g}")
