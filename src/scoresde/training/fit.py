@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -152,7 +153,7 @@ def fit(
         "low_discrepancy": low_discrepancy, "bf16": bf16, "optimizer": optimizer, "net": net,
     }  # fmt: skip
     settings = {
-        name: (type(value).__name__ if value is net else str(value), fingerprint(value, weights=False))
+        name: (type(value).__name__ if value is net else _shown(value), fingerprint(value, weights=False))
         for name, value in given.items()
     }
 
@@ -224,6 +225,11 @@ def fit(
             draft.touch()
         (folder / "begun").unlink()
     return records()
+
+
+def _shown(value: Any) -> str:
+    """A setting as text, the same in any process: functions by their names."""
+    return getattr(value, "__name__", None) or re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def _rate(step: int, steps: int) -> float:
