@@ -68,7 +68,7 @@ def run(
     for process, prediction in MODELS:
         name = type(process).__name__
         torch.manual_seed(0)
-        net = Scaled(MLP((8, 8), highest=32.0), process, scale=float(real.std())).to(device)
+        net = Scaled(MLP((8, 8)), process, scale=float(real.std())).to(device)
         model, curves[f"{name}, {prediction}"] = _train(Model(net, process, prediction), train, steps, name, quiet)
         source = torch.Generator().manual_seed(3)
         bits = bits_per_dim(model, held, LEVELS, steps=16, generator=source)
