@@ -27,10 +27,10 @@ STEPS = 4000
 
 MODELS = (
     # process        prediction    bits/dim on held-out digits, with STEPS = 4000
-    (VP(),            "v"),  #        2.31
-    (SubVP(),         "v"),  #        2.31
-    (VE(),            "noise"),  #    2.36
-    (RectifiedFlow(), "velocity"),  # 2.26
+    (VP(),            "v"),  #        2.36
+    (SubVP(),         "v"),  #        2.37
+    (VE(),            "noise"),  #    2.54
+    (RectifiedFlow(), "velocity"),  # 2.30
 )  # fmt: skip
 
 SAMPLERS: tuple[tuple[str, Sampler, int], ...] = (
