@@ -264,3 +264,24 @@ def test_all_randomness_is_the_generators(options):
         ends.append(float(last.loss))
         torch.set_rng_state(state)
     assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_mean_of_the_processes_gradients_is_that_of_the_batch(accumulate):
+    """One step of plain descent in each of three processes, with 10, 10 and 11 of 31 samples: DDP takes the mean."""
+
+    def moved(processes, rank):
+        team = Alone(torch.device("cpu"))
+        team.num_processes, team.process_index = processes, rank
+        torch.manual_seed(0)
+        net = networks.MLP(2, width=8, blocks=1).double()
+        nn.init.normal_(net.leave.weight)
+        before = torch.cat([p.detach().flatten().clone() for p in net.parameters()])
+        data = targets.moons(100, seeded()).double()
+        options = {"optimizer": torch.optim.SGD, "clip": 1e6, "accumulate": accumulate, "accelerator": team}
+        list(fit(Model(net, VP(), "v"), data, 1, batch_size=31, generator=seeded(1), **options))
+        return torch.cat([p.detach().flatten() for p in net.parameters()]) - before
+
+    each = torch.stack([moved(3, rank) for rank in range(3)])
+    assert torch.allclose(each.mean(0), moved(1, 0), rtol=1e-10, atol=1e-15)
+    assert not torch.allclose(each[0], each[1])
