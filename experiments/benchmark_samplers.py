@@ -46,35 +46,9 @@ TOLERANCE, LEARNED_TOLERANCE = 1e-11, 1e-9
 """Of the reference, relative and absolute, in the norm over all starts."""
 
 
-def mixture() -> targets.Target:
-    """Three modes in the plane, standard deviations 0.15 to 0.4."""
-    turn = torch.tensor([[math.cos(0.6), -math.sin(0.6)], [math.sin(0.6), math.cos(0.6)]], dtype=torch.float64)
-    variances = torch.tensor([[0.15, 0.15], [0.4, 0.2], [0.3, 0.15]], dtype=torch.float64) ** 2
-    axes = torch.stack([torch.eye(2, dtype=torch.float64), turn, turn.mT])
-    means = torch.tensor([[-1.1, 0.0], [1.1, 0.6], [0.2, -1.1]], dtype=torch.float64)
-    return targets.GaussianMixture([0.2, 0.3, 0.5], means, (axes * variances[:, None]) @ axes.mT)
-
-
 def digits(first: int = 0) -> targets.Target:
     """The kernel density of 500 digits, scaled to [−1, 1], with bandwidth 0.1."""
     return targets.Empirical(data.digits()[0][first : first + 500].double() / 8 - 1, 0.1)
-
-
-def random_mixture(dim: int, modes: int, widths: tuple[float, float], apart: float, seed: int) -> targets.Target:
-    """Modes at normal places, with standard deviations log-uniform in `widths` along random axes."""
-    generator = torch.Generator().manual_seed(seed)
-    means = apart * torch.randn(modes, dim, generator=generator, dtype=torch.float64)
-    axes = torch.linalg.qr(torch.randn(modes, dim, dim, generator=generator, dtype=torch.float64))[0]
-    low, high = (math.log(w) for w in widths)
-    spread = torch.exp(low + (high - low) * torch.rand(modes, dim, generator=generator, dtype=torch.float64))
-    weights = 0.5 + torch.rand(modes, generator=generator, dtype=torch.float64)
-    return targets.GaussianMixture(weights, means, (axes * spread[:, None].square()) @ axes.mT)
-
-
-def lattice() -> targets.Target:
-    """25 modes on a square grid, standard deviation 0.1."""
-    places = torch.arange(-2, 3, dtype=torch.float64)
-    return targets.GaussianMixture(torch.ones(25).double(), torch.cartesian_prod(places, places), 0.01)
 
 
 def moons() -> targets.Target:
@@ -94,12 +68,12 @@ class Row:
 
 TARGETS = {
     # name: target, tuning or held-out, seed of the starts, most starts
-    "mixture": Row(mixture, "tuning", 0),
+    "mixture": Row(targets.EXAMPLES["gmm"], "tuning", 0),
     "digits": Row(digits, "tuning", 0, 256),
-    "mixture16": Row(lambda: random_mixture(16, 8, (0.1, 0.5), 1.0, 16), "held-out", 1),
-    "lattice": Row(lattice, "held-out", 1),
+    "mixture16": Row(targets.EXAMPLES["gmm16"], "held-out", 1),
+    "lattice": Row(targets.EXAMPLES["lattice"], "held-out", 1),
     "moons": Row(moons, "held-out", 1),
-    "anisotropic32": Row(lambda: random_mixture(32, 5, (0.03, 1.0), 0.7, 32), "held-out", 1, 256),
+    "anisotropic32": Row(targets.EXAMPLES["anisotropic32"], "held-out", 1, 256),
     "other digits": Row(lambda: digits(500), "held-out", 1, 256),
 }
 

@@ -34,15 +34,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers_stochastic
-from benchmark_samplers import lattice, mixture
 from exact_mixtures import ERRORS, Exact, Judge, floors, products, score2
 from peer import Peer
 from peers import quietly
 
-from scoresde import grids, sample, samplers
+from scoresde import grids, sample, samplers, targets
 
 NFE = (10, 20, 50, 100, 250, 500, 1000)
-TARGETS = {"mixture": mixture, "lattice": lattice}
+TARGETS = {"mixture": targets.EXAMPLES["gmm"], "lattice": targets.EXAMPLES["lattice"]}
 HALVED_FROM, LEAST_TRIED = 20, 16
 """After a round of this many calls or more, half of each side drops out, but this many stay."""
 
@@ -105,7 +104,7 @@ class Rival:
 
 def steps_within(build: Callable, grid: str, calls: int) -> int:
     """The most steps that keep a sampler's calls at the network within `calls`."""
-    exact = Exact(mixture())
+    exact = Exact(TARGETS["mixture"]())
 
     def used(steps: int) -> int:
         exact.calls = 0

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from benchmark_samplers import digits, random_mixture
+from benchmark_samplers import digits
 from torch import Tensor
 
 from scoresde import targets
+from scoresde.targets.examples import random_mixture
 
 LIMIT_S = 60.0
 """Seconds after which a peer is given up."""

@@ -34,7 +34,7 @@ def test_the_fast_exact_model_is_the_targets_own(name):
 
 
 def test_the_judge_measures_what_it_says():
-    target = benchmark_stochastic.mixture()
+    target = benchmark_stochastic.TARGETS["mixture"]()
     x, y = (target.sample(3000, torch.Generator().manual_seed(s)) for s in (1, 2))
     moved = y + torch.tensor([0.1, 0.2])
     weights, mean, covariance, distance = (np.linalg.norm(e) for e in Judge(target, Judge.projected(x)).errors(moved))
@@ -96,7 +96,7 @@ def test_a_contest_chooses_and_reports(capsys):
 
 def test_steps_keep_the_calls_within_the_budget():
     singlestep = lambda: samplers.DPMSolverPP(2, 1.0, "singlestep")  # noqa: E731
-    exact = Exact(benchmark_stochastic.mixture())
+    exact = Exact(benchmark_stochastic.TARGETS["mixture"]())
     exact.noise = torch.zeros(2, 2)
     for build in (singlestep, samplers.DDPM):
         for calls in (10, 25):
