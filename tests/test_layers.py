@@ -18,6 +18,7 @@ LAYERS = [
     {"latent"},
     {"data", "plots", "testing", "distribution", "estimator"},
     {"demo", "runs"},
+    {"compare"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["strong", "weak", "bias", "rtol"]
 
@@ -102,15 +102,18 @@ class Certificate:
         return "\n".join(lines)
 
 
-def spelled(part: object) -> str:
-    """A sampler as one would write it: its order, and the settings that are not the default."""
+def spelled(part: Any) -> str:
+    """A sampler or process as one would write it: its order, and the settings that are not the default."""
+    if isinstance(part, (tuple, list)) and len(part) > 8:
+        return f"<{len(part)} numbers>"
     if not is_dataclass(part):
-        return repr(part)
+        own = type(part).__repr__ is object.__repr__
+        return f"{type(part).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(part).items())})" if own else repr(part)
     written, named = [], False
     for item in fields(part):
         value = getattr(part, item.name)
         default = item.default if item.default_factory is MISSING else item.default_factory()
-        if value == default and item.name != "order":
+        if value == default and (item.name != "order" or value is None):
             named = True
         else:
             text = f"{value:.3g}" if isinstance(value, float) else spelled(value)

@@ -1,0 +1,283 @@
+"""scoresde compare: what it measures, and that it goes on where it was stopped without doing a cell again."""
+
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from scoresde import VP, RectifiedFlow, sample, targets
+from scoresde.cli import main
+from scoresde.compare import cell, compare, grid
+from scoresde.compare.problem import of_data, of_target
+from scoresde.data import load as load_data
+from scoresde.metrics import METRICS, Metric, precision
+from scoresde.samplers import DDIM, DDPM, DEIS, Adams, DPMSolverPP, Euler, Heun, Sampler
+
+SMALL = {"num": 60, "bits": 5, "draws": 20, "quiet": True}
+
+
+def on_target(out, **given):
+    options = {"processes": [VP()], "samplers": [Adams(), DDPM()], "steps": [4, 8], **SMALL, **given}
+    return compare(out, target="gmm", **options)
+
+
+def on_moons(out, **given):
+    options = {
+        "processes": [VP(), RectifiedFlow()], "predictions": ["v"], "samplers": [Adams(), DDIM()], "steps": [3, 6],
+        "train_steps": 12, "data_options": {"n": 300}, "config": "data: moons\n", **SMALL, **given,
+    }  # fmt: skip
+    return compare(out, data="moons", **options)
+
+
+def test_a_comparison_is_a_folder(tmp_path, capsys):
+    rows = on_target(tmp_path / "run")
+    assert [(row.sampler, row.steps) for row in rows] == [
+        ("Adams()", 4), ("Adams()", 8), ("DDPM()", 4), ("DDPM()", 8),
+    ]  # fmt: skip
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {"config.yaml", "environment.txt", "metrics.jsonl", "results.csv", "pareto.png", "report.html"}
+    shown = capsys.readouterr().out
+    assert "Adams()" in shown and "floor" in shown and "report.html" in shown
+    assert "<script src" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_calls_are_those_of_the_network(tmp_path):
+    """One fewer than steps for Adams at few steps; two a step, but for the last, for Heun."""
+    rows = on_target(tmp_path, samplers=[Adams(), Heun(), DDPM()], steps=[8])
+    assert [row.nfe for row in rows] == [7, 15, 8]
+
+
+def test_bits_are_those_of_the_target(tmp_path):
+    """The exact model's bits/dim are the density's own, to the tolerance of 40 steps, 1e-4 nats a dimension."""
+    rows = on_target(tmp_path, bits=50)
+    problem, target = of_target("gmm", 60, 50, 0, torch.device("cpu"))
+    assert abs(rows[0].bits_per_dim - problem.least[0]) < 2e-4
+    held = target.sample(50, torch.Generator().manual_seed(2**32 + 2)).double()
+    each = -target.log_prob(held) / (2 * math.log(2))
+    assert abs(problem.least[0] - float(each.mean())) < 1e-12
+    assert abs(problem.least[1] - float(each.std()) / math.sqrt(50)) < 1e-12
+
+
+def test_bits_of_raw_data_know_their_scale():
+    """A table that is a Gaussian after scaling: the density of the raw numbers has the scale's volume in it."""
+    data = load_data("wine")
+    train, held = data.split(0.3)
+    problem = of_data(train, held, 20, 30, 0)
+    scaling, dim = held.scaling, held.shape[0]
+    model = targets.Gaussian(torch.zeros(dim), torch.eye(dim)).model(VP())
+    x = scaling(held.raw(torch.arange(30)))
+    nats = targets.Gaussian(torch.zeros(dim), torch.eye(dim)).log_prob(x.double()) - scaling.scale.log().sum()
+    assert abs(problem.bits(model)[0] + float(nats.mean()) / (dim * math.log(2))) < 1e-5
+
+
+def test_what_is_there_is_not_done_again(tmp_path, monkeypatch):
+    first = on_target(tmp_path)
+    done = []
+    original = cell.run
+    monkeypatch.setattr(cell, "run", lambda *a: done.append(a[1:3]) or original(*a))
+    again = on_target(tmp_path)
+    assert not done and again == first
+    wider = on_target(tmp_path, steps=[4, 8, 6])
+    assert done == [(Adams(), 6), (DDPM(), 6)] and wider[0] == first[0]
+    on_target(tmp_path, seed=1, samplers=[Adams()], steps=[4])  # other noise is another cell
+    assert len(done) == 3
+
+
+def test_a_cell_that_is_no_cell_is_named(tmp_path):
+    on_target(tmp_path)
+    path = next((tmp_path / "cells").glob("*.safetensors"))
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        on_target(tmp_path)
+
+
+def test_a_stopped_comparison_ends_as_one_left_alone(tmp_path, monkeypatch):
+    """Stopped in the middle of its cells, it ends with the same metrics to the last bit, no cell done twice."""
+    on_moons(tmp_path / "alone")
+    done, original = [], cell.run
+
+    def stopping(*arguments):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(arguments[1:3])
+        return original(*arguments)
+
+    monkeypatch.setattr(cell, "run", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        on_moons(tmp_path / "stopped")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped" / "cells").iterdir()}
+    monkeypatch.setattr(cell, "run", original)
+    on_moons(tmp_path / "stopped")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) >= 3
+    alone, stopped = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("alone", "stopped"))
+    assert alone == stopped and len(alone.splitlines()) == 8
+
+
+def test_models_of_a_comparison_are_runs_that_load(tmp_path):
+    rows = on_moons(tmp_path / "one")
+    runs = sorted((tmp_path / "one" / "models").iterdir())
+    assert [path.name for path in runs] == ["RectifiedFlow-v", "VP-v"]
+    assert main(["sample", str(runs[0]), "--num", "3", "--steps", "3", "--quiet"]) == 0
+    assert main(["likelihood", str(runs[1]), "--num", "3", "--quiet"]) == 0
+    again = compare(
+        tmp_path / "two", data="moons", data_options={"n": 300}, models=[runs[1]], samplers=[Adams(), DDIM()],
+        steps=[3, 6], **SMALL,
+    )  # fmt: skip
+    assert [row.quality for row in again] == [row.quality for row in rows[:4]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "data or target"),
+        ({"data": "moons", "target": "gmm"}, "data or target"),
+        ({"target": "gmn"}, "Did you mean 'gmm'"),
+        ({"target": "nothing.here"}, "cannot be imported"),
+        ({"target": "math.pi"}, "Target"),
+        ({"target": "gmm", "train_steps": 5}, "trains nothing"),
+        ({"target": "gmm", "metrics": ["slice"]}, "sliced_wasserstein"),
+        ({"target": "gmm", "steps": [0]}, "steps"),
+        ({"target": "gmm", "steps": [5, 5]}, "twice"),
+        ({"target": "gmm", "samplers": [Adams(), Adams()]}, "Adams() stands there twice"),
+        ({"target": "gmm", "predictions": ["eps"]}, "noise"),
+        ({"data": "moons", "models": [Path("x")], "predictions": ["v"]}, "their own"),
+        ({"data": "moons", "num": 3}, "num"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(options, message, tmp_path):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        compare(tmp_path / "run", quiet=True, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_samples_start_from_the_same_noise(tmp_path):
+    """The first samples of every deterministic sampler are near each other: they are the same digits, so to speak."""
+    shown = {}
+    original = grid.pictures.draw
+    try:
+        grid.pictures.draw = lambda folder, real, found: shown.update(found) or {}
+        on_target(tmp_path, samplers=[Adams(), DDIM()], steps=[200])
+    finally:
+        grid.pictures.draw = original
+    one, other = shown.values()
+    assert (one - other).norm(dim=1).median() < 0.05
+
+
+@dataclass(frozen=True)
+class Explode(Sampler):
+    def step(self, model, x, t, s, memory, randn):
+        return x * (torch.inf if s else 1.0), memory
+
+
+def test_what_diverges_is_a_row_without_metrics(tmp_path):
+    rows = on_target(tmp_path, samplers=[Explode(), Adams()], steps=[4])
+    assert [sorted(row.quality) for row in rows] == [[], ["energy_distance", "flow_error", "sliced_wasserstein"]]
+    assert on_target(tmp_path, samplers=[Explode(), Adams()], steps=[4]) == rows
+    assert "Explode()" in (tmp_path / "report.html").read_text()
+
+
+def test_a_metric_that_real_data_cannot_have_is_said(tmp_path):
+    """Too few samples are the data's fault, not the samples'."""
+    with pytest.raises(ValueError, match="at least 501 samples"):
+        METRICS["mine"] = Metric(lambda x, y: precision(x, y, k=500))
+        try:
+            on_target(tmp_path, metrics=["mine"])
+        finally:
+            del METRICS["mine"]
+
+
+MINE = """
+import torch
+from dataclasses import dataclass
+from scoresde import Process, targets
+from scoresde.samplers import Sampler
+
+class Straight(Process):
+    def alpha(self, t):
+        return 1 - t
+    def sigma(self, t):
+        return t
+
+@dataclass(frozen=True)
+class Walk(Sampler):
+    def step(self, model, x, t, s, memory, randn):
+        return x + (s - t) * model.predict("velocity", x, max(t, 1e-3)), memory
+
+def two():
+    return targets.GaussianMixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], 0.05)
+"""
+
+
+def test_parts_of_ones_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine_compare.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    words = ["--target", "mine_compare.two", "--processes", "mine_compare.Straight", "VP(beta_max=15)"]
+    words += ["--samplers", "mine_compare.Walk", "DPMSolverPP(order=3)", "--steps", "5", "10", "--num", "60"]
+    assert main(["compare", *words, "--draws", "20", "--bits", "0", "--quiet", "--out", "run"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("Straight()", "VP(beta_max=15)", "Walk()", "DPMSolverPP(3)"))
+
+
+@pytest.mark.slow
+def test_config_yaml_runs_it_again(tmp_path):
+    """To the same metrics, byte for byte."""
+    words = ["compare", "--data", "moons", "--processes", "VP", "VE(sigma_max=20)", "--predictions", "v", "--samplers"]
+    words += ["Adams", "DPMSolverPP(order=3)", "--steps", "3", "6", "--num", "60", "--bits", "5", "--train_steps", "20"]
+    assert main([*words, "--draws", "20", "--quiet", "--out", str(tmp_path / "one")]) == 0
+    config = (tmp_path / "one" / "config.yaml").read_text().replace(str(tmp_path / "one"), str(tmp_path / "two"))
+    (tmp_path / "config.yaml").write_text(config)
+    assert main(["compare", "--config", str(tmp_path / "config.yaml")]) == 0
+    one, two = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two and len(one.splitlines()) == 8
+
+
+@pytest.mark.slow
+def test_killed_by_sigkill_half_way(tmp_path):
+    """In a process of its own, killed among its cells, it goes on: what is there stays as it is."""
+    words = [sys.executable, "-m", "scoresde", "compare", "--target", "gmm", "--num", "200", "--bits", "0"]
+    words += ["--draws", "50", "--quiet", "--out", str(tmp_path / "run")]
+    cells, process = tmp_path / "run" / "cells", subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    while len(list(cells.glob("[!.]*.safetensors")) if cells.exists() else []) < 20:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in cells.glob("[!.]*.safetensors")}
+    assert not (tmp_path / "run" / "report.html").exists() and 20 <= len(kept) < 108
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 108
+    assert not list(cells.glob(".*.draft"))
+
+
+@pytest.mark.slow
+def test_the_ranking_is_the_sampler_benchmarks(tmp_path):
+    """The benchmark's harness, given the same samplers on their own grids, orders them as `compare` does.
+
+    Its starts are others (512 of them here, 256 there), so pairs within three standard errors are no pairs.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+    import benchmark_samplers
+
+    samplers = [Adams(), DPMSolverPP(), DEIS(), DDIM(), Euler()]
+    rows = on_target(tmp_path, samplers=samplers, steps=[10, 20], num=256)
+    problem = benchmark_samplers.exact_problem("mixture", "vp", 512, "cpu")
+    reference, theirs = problem.reference(), {}
+    for row, sampler in zip(rows, [s for s in samplers for _ in range(2)]):
+        x = sample(problem.model.on(VP()), x=problem.x, sampler=sampler, steps=row.steps)
+        theirs[row.sampler, row.steps] = benchmark_samplers.errors(x, reference)["rmse"]
+    for steps in (10, 20):
+        mine = {row.sampler: row.quality["flow_error"] for row in rows if row.steps == steps}
+        order = sorted(mine, key=lambda name: theirs[name, steps])
+        assert order[0] == "Adams()" and order[-1] in ("DDIM()", "Euler()")
+        for i, one in enumerate(order):
+            for other in order[i + 1 :]:
+                apart = mine[other].value - mine[one].value
+                assert apart > -3 * math.hypot(mine[one].standard_error, mine[other].standard_error)
