@@ -14,7 +14,7 @@ import torch
 
 from scoresde import VP, RectifiedFlow, sample, targets
 from scoresde.cli import main
-from scoresde.compare import cell, compare, grid
+from scoresde.compare import cell, compare, report
 from scoresde.compare.problem import of_data, of_target
 from scoresde.data import load as load_data
 from scoresde.metrics import METRICS, Metric, precision
@@ -160,12 +160,12 @@ def test_what_cannot_be_compared_is_refused(options, message, tmp_path):
 def test_samples_start_from_the_same_noise(tmp_path):
     """The first samples of every deterministic sampler are near each other: they are the same digits, so to speak."""
     shown = {}
-    original = grid.pictures.draw
+    original = report.pictures.draw
     try:
-        grid.pictures.draw = lambda folder, real, found: shown.update(found) or {}
+        report.pictures.draw = lambda folder, real, found: shown.update(found) or {}
         on_target(tmp_path, samplers=[Adams(), DDIM()], steps=[200])
     finally:
-        grid.pictures.draw = original
+        report.pictures.draw = original
     one, other = shown.values()
     assert (one - other).norm(dim=1).median() < 0.05
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -17,11 +17,10 @@ from scoresde import _checks, runs
 from scoresde import data as sets
 from scoresde._files import sweep, whole
 from scoresde._fingerprint import fingerprint
-from scoresde.compare import cell, page, pareto, pictures
+from scoresde.compare import cell, report
 from scoresde.compare.problem import Problem, of_data, of_target
 from scoresde.compare.row import Row, about
 from scoresde.compare.subject import Subject, learned, slug, trained
-from scoresde.compare.table import table, write_csv
 from scoresde.data import NAMES
 from scoresde.metrics import METRICS
 from scoresde.model import Model
@@ -140,7 +139,7 @@ def compare(
         about(name)
     _once("metrics", chosen)
     runs.describe(out, config)
-    judge = cell.Judge(problem.real, problem.other, chosen, cache(problem.features), draws)
+    judge = cell.Judge(problem.real, problem.other, chosen, cache(partial(report.features, out, problem)), draws)
     ready = [(subject, subject.make()) for subject in subjects]
     rows, shown = [], {}
     folder, total = out / "cells", len(ready) * len(samplers) * len(steps)
@@ -154,7 +153,7 @@ def compare(
                 rows.append(row)
                 shown[subject.name, row.sampler] = x  # the last and largest number of steps stays
                 bar.update()
-    report(out, problem, rows, shown, chosen, config)
+    report.write(out, problem, rows, shown, chosen, config)
     return rows
 
 
@@ -220,38 +219,6 @@ def defaults(problem: Problem) -> tuple[str, ...]:
     if problem.real[0].ndim < 2:
         return ("sliced_wasserstein", "energy_distance", "flow_error")
     return ("frechet", "sliced_wasserstein", "precision", "recall", "flow_error")
-
-
-def report(
-    out: Path, problem: Problem, rows: list[Row], shown: dict[tuple[str, str], Tensor], metrics: Sequence[str],
-    config: str,
-) -> None:  # fmt: skip
-    """Print the table, and write it with its pictures into the folder."""
-    with whole(out / "metrics.jsonl") as draft:
-        plain = [{k: v for k, v in asdict(row).items() if k != "seconds"} for row in rows]  # the same in every run
-        draft.write_text("".join(json.dumps(line) + "\n" for line in plain))
-    write_csv(out / "results.csv", rows, metrics)
-    pareto.draw(rows, metrics[0], out / "pareto.png")
-    drawn = pictures.draw(out / "pictures", problem.real, shown)
-    about = {"config.yaml": config, "environment.txt": (out / "environment.txt").read_text()}
-    page.write(out / "report.html", f"scoresde compare: {problem.name}", rows, metrics, drawn, about, notes(problem))
-    print(table(rows, metrics))
-    print(f"\nwrote results.csv, pareto.png and report.html to {out}/")
-
-
-def notes(problem: Problem) -> list[str]:
-    """What the columns say."""
-    n = len(problem.real)
-    found = [
-        f"Every metric holds {n} samples against {n} real ones that no model was trained on; ± is one standard error. "
-        "The floor is what as many other real samples score.",
-        "Flow error: root mean square distance a dimension between a deterministic sampler's end points and those of "
-        "the model's own probability flow, solved to high accuracy from the same starts; others have none.",
-        "NFE: calls of the network for one sample, counted.",
-    ]
-    if problem.least is not None:
-        found.append("bits/dim of the target itself on the same points: {:.4f} ± {:.4f}.".format(*problem.least))
-    return found
 
 
 def _once(what: str, values: Sequence[Any]) -> None:
