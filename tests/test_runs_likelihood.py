@@ -77,7 +77,7 @@ def test_bits_of_levels(dequantize, tmp_path):
 
 
 def test_bins_of_another_scaling_would_be_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["scoresde.runs.likelihood"], "_ends", lambda scaling: {"low": -1.0, "high": 1.0})
+    monkeypatch.setattr(Scaling, "edges", property(lambda scaling: (-1.0, 1.0)))
     off, allowed = bits(tmp_path, "uniform")
     assert off > 5 * allowed
 

@@ -166,3 +166,11 @@ def test_lists_serve_as_tensors():
 def test_mistakes_are_named(make, words):
     with pytest.raises((ValueError, TypeError), match=words):
         make()
+
+
+def test_edges_are_those_of_the_outermost_bins():
+    assert Scaling.of_levels(17).edges == (-1.0, 1.0)
+    low, high = Scaling(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0]), 4).edges
+    assert low.tolist() == [-0.5, -0.5] and high.tolist() == [1.5, 0.5]
+    with pytest.raises(ValueError, match="continuous"):
+        _ = Scaling(0.0, 2.0).edges

@@ -86,6 +86,13 @@ class Scaling:
         raw = wide * self._at(self.scale, wide) + self._at(self.shift, wide)
         return raw.to(x.dtype) if self.levels is None else raw.floor().clamp(0, self.levels - 1).long()
 
+    @property
+    def edges(self) -> tuple[Any, Any]:
+        """The outer edges of the first and the last level, in x: what `bits_per_dim` calls low and high."""
+        if self.levels is None:
+            raise ValueError("only levels have edges; this scaling is of continuous data")
+        return (0 - self.shift) / self.scale, (self.levels - self.shift) / self.scale
+
     def log_det(self, shape: Sequence[int]) -> float:
         """log |dx/draw| of one sample of `shape`, nats: add it to log p(x) for the log-density of raw."""
         scale = _checks.table("scale", self.scale).double().cpu()

@@ -76,7 +76,7 @@ def held_out_bits(model: Model, data: Data, rows: Tensor, steps: int, generator:
     scaling, device = data.scaling, model.like().device
     raw = data.raw(rows)
     if scaling.levels is not None:
-        low, high = ((end - scaling.shift) / scaling.scale for end in (0, scaling.levels))
+        low, high = scaling.edges
         x = raw.long().to(device)
         result = bits_per_dim(model, x, scaling.levels, low=low, high=high, steps=steps, generator=generator)
         return result.value, result.standard_error
