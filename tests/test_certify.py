@@ -231,12 +231,10 @@ def test_the_command_prints_a_table(capsys, monkeypatch):
     assert "all 1 passed" in shown and "mixture" in shown and max(map(len, shown.splitlines())) <= 100
     assert main(["certify"]) == 1
     assert "failed: Mine(0.5)" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stop:
-        main(["certify", "--only", "DIDM"])
-    assert stop.value.code == 2 and "Did you mean 'DDIM'?" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        main(["certify", "--help"])
-    assert stop.value.code == 0 and max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    assert main(["certify", "--only", "DIDM"]) == 2
+    assert "Did you mean 'DDIM'?" in capsys.readouterr().err
+    assert main(["certify", "--help"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
 
 
 def test_every_sampler_has_a_row():

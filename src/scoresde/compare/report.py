@@ -65,7 +65,7 @@ def notes(problem: Problem, features: Path | None) -> list[str]:
         worth = json.loads(features.read_text())
         found.append(
             f"Fréchet distance, precision and recall are of features, by a network trained on these data in "
-            f"{worth['seconds']:.0f} s to tell {TASKS[worth['task']]}: {worth['accuracy']:.1%} right on held-out data, "
+            f"{worth['seconds']:.1f} s to tell {TASKS[worth['task']]}: {worth['accuracy']:.1%} right on held-out data, "
             f"{worth['chance']:.1%} by chance."
         )
     if problem.least is not None:
