@@ -26,7 +26,7 @@ from scoresde.metrics import METRICS
 from scoresde.model import Model
 from scoresde.prediction import PREDICTIONS
 from scoresde.process import EDM, VE, VP, Process, RectifiedFlow, SubVP
-from scoresde.runs.folder import MakeNet
+from scoresde.runs.folder import MakeNet, said_of, waiting
 from scoresde.samplers import DDIM, DDPM, DEIS, Adams, DPMSolver, DPMSolverPP, Euler, Heun, Sampler, UniPC
 from scoresde.targets import EXAMPLES
 from scoresde.testing.certificate import spelled
@@ -103,6 +103,7 @@ def compare(
         quiet: no progress bars.
         config: what config.yaml will say.
     """
+    config = config or said_of(locals())
     if (data is None) == (target is None):
         raise ValueError("give data or target (one of them), such as --data digits or --target gmm")
     if target is not None and (models or net or train_steps):
@@ -123,7 +124,8 @@ def compare(
         subjects = [Subject(spelled(p), name, partial(density.model, p, name)) for p, name in pairs]
     else:
         assert data is not None
-        train, held = sets.load(data, **(data_options or {})).split(held_out, seed=seed)
+        with waiting(f"loading {data}", quiet):
+            train, held = sets.load(data, **(data_options or {})).split(held_out, seed=seed)
         problem = of_data(train, held, num, bits, seed)
         settings: dict[str, Any] = {
             "data": data, "data_options": data_options, "net": net, "steps": train_steps or preset.train_steps,
@@ -139,7 +141,7 @@ def compare(
         about(name)
     _once("metrics", chosen)
     runs.describe(out, config)
-    judge = cell.Judge(problem.real, problem.other, chosen, cache(partial(report.features, out, problem)), draws)
+    judge = cell.Judge(problem.real, problem.other, chosen, cache(partial(report.features, out, problem, quiet)), draws)
     ready = [(subject, subject.make()) for subject in subjects]
     rows, shown = [], {}
     folder, total = out / "cells", len(ready) * len(samplers) * len(steps)
@@ -153,7 +155,7 @@ def compare(
                 rows.append(row)
                 shown[subject.name, row.sampler] = x  # the last and largest number of steps stays
                 bar.update()
-    report.write(out, problem, rows, shown, chosen, config)
+    report.write(out, problem, rows, shown, chosen, config, quiet)
     return rows
 
 
@@ -215,7 +217,7 @@ class Measured:
 def defaults(problem: Problem) -> tuple[str, ...]:
     """The metrics of exact targets, whose flow is the truth; of points; and of images and sounds."""
     if problem.least is not None:
-        return ("flow_error", "sliced_wasserstein", "energy_distance")
+        return ("flow_error", "energy_distance")
     if problem.real[0].ndim < 2:
         return ("sliced_wasserstein", "energy_distance", "flow_error")
     return ("frechet", "sliced_wasserstein", "precision", "recall", "flow_error")

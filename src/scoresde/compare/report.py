@@ -17,15 +17,17 @@ from scoresde.compare.cell import WITH_FEATURES
 from scoresde.compare.problem import Problem
 from scoresde.compare.row import Row
 from scoresde.compare.table import table, write_csv
+from scoresde.runs.folder import pictured, waiting
 
 TASKS = {"label": "their labels", "cluster": "which of ten clusters they lie in"}
 """What a network of features was trained to tell."""
 
 
-def features(out: Path, problem: Problem) -> Any:
+def features(out: Path, problem: Problem, quiet: bool) -> Any:
     """The problem's features, if it has some; what they are worth is kept in features.json."""
     begun = time.monotonic()
-    found = problem.features()
+    with waiting("training a network of features", quiet):
+        found = problem.features()
     if found is not None:
         worth = {"task": found.task, "accuracy": found.accuracy, "chance": found.chance}
         with whole(out / "features.json") as draft:
@@ -35,15 +37,16 @@ def features(out: Path, problem: Problem) -> Any:
 
 def write(
     out: Path, problem: Problem, rows: list[Row], shown: dict[tuple[str, str], Tensor], metrics: Sequence[str],
-    config: str,
+    config: str, quiet: bool,
 ) -> None:  # fmt: skip
     """Print the table, and write it with its pictures into the folder."""
     with whole(out / "metrics.jsonl") as draft:
         plain = [{k: v for k, v in asdict(row).items() if k != "seconds"} for row in rows]  # the same in every run
         draft.write_text("".join(json.dumps(line) + "\n" for line in plain))
     write_csv(out / "results.csv", rows, metrics)
-    pareto.draw(rows, metrics[0], out / "pareto.png")
-    drawn = pictures.draw(out / "pictures", problem.real, shown)
+    drawn: dict[str, Path] = {}
+    pictured(lambda: pareto.draw(rows, metrics[0], out / "pareto.png"), quiet)
+    pictured(lambda: drawn.update(pictures.draw(out / "pictures", problem.real, shown)), quiet)
     about = {"config.yaml": config, "environment.txt": (out / "environment.txt").read_text()}
     said = notes(problem, out / "features.json" if set(metrics) & set(WITH_FEATURES) else None)
     page.write(out / "report.html", f"scoresde compare: {problem.name}", rows, metrics, drawn, about, said)
@@ -53,10 +56,10 @@ def write(
 
 def notes(problem: Problem, features: Path | None) -> list[str]:
     """What the columns say; features: the file that says what those of the metrics are worth."""
-    n = len(problem.real)
+    n, other = len(problem.real), "of those trained on" if problem.least is None else "others"
     found = [
         f"Every metric holds {n} samples against {n} real ones that no model was trained on; ± is one standard error. "
-        "The floor is what as many other real samples score.",
+        f"The floor is what as many {other} score.",
         "Flow error: root mean square distance a dimension between a deterministic sampler's end points and those of "
         "the model's own probability flow, solved to high accuracy from the same starts; others have none.",
         "NFE: calls of the network for one sample, counted.",
