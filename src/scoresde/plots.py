@@ -102,12 +102,12 @@ def samples(groups: Mapping[str, Tensor], path: Path | str, levels: int | None =
     figure.savefig(path)
 
 
-def _panels(groups: Mapping[str, Tensor], width: float, height: float, most: int = 4, **shared: bool):
+def _panels(groups: Mapping[str, Tensor], width: float, height: float, most: int = 4, sharey: bool = False):
     """A figure with a panel a group, at most so many in a row, and the panels."""
     columns = min(len(groups), most)
     rows = -(-len(groups) // columns)
     figure = _figure(width * columns, height * rows)
-    axes = figure.subplots(rows, columns, squeeze=False, **shared).ravel()
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
     for axis in axes[len(groups) :]:
         axis.set_axis_off()
     for axis, name in zip(axes, groups):

@@ -13,7 +13,8 @@ from scoresde.testing.claims import chosen
 
 
 def demo(
-    out: Path = Path("runs/demo"), device: str = "auto", steps: int = digits.STEPS, quiet: bool = False
+    out: Path = Path("runs/demo"), device: str = "auto", steps: int = digits.STEPS, quiet: bool = False,
+    config: str = "",
 ) -> None:  # fmt: skip
     """Train, sample and score four processes on handwritten digits, and print one table.
 
@@ -25,8 +26,10 @@ def demo(
         device: auto, cpu, cuda, ...
         steps: training steps of each network.
         quiet: no progress bars.
+        config: what config.yaml will say.
     """
     _checks.count("steps", steps)
+    runs.describe(out, config)
     digits.run(out, runs.device_of(device), steps, quiet=quiet)
 
 

@@ -198,7 +198,7 @@ class Measured:
         return cell.flow_ends(self.model, tuple(real.shape[1:]), min(len(real), cell.STARTS), self.seed)
 
     @cached_property
-    def _bits(self) -> dict[str, float]:
+    def _bits(self) -> dict[str, Any]:
         """Of the model, on held-out data: once for all its cells."""
         if not self.bits:
             return {}
@@ -206,7 +206,8 @@ class Measured:
         if path.exists():
             return json.loads(path.read_text())
         try:
-            found = dict(zip(("bits_per_dim", "bits_error"), self.problem.bits(self.model)))
+            value, error = self.problem.bits(self.model)
+            found = {"bits_per_dim": value, "bits_error": error}
         except _checks.NotFinite:  # this model has no density to speak of
             found = {}
         with whole(path) as draft:

@@ -32,7 +32,7 @@ class Problem:
     name: str
     real: Tensor
     other: Tensor
-    bits: Callable[[Model, int], Bits]
+    bits: Callable[[Model], Bits]
     features: Callable[[], Any] = lambda: None
     least: Bits | None = None
 
@@ -44,8 +44,8 @@ def of_target(name: str, num: int, count: int, seed: int, device: torch.device) 
     real, other, held = (target.sample(n, source).cpu() for n, source in zip((num, num, count or 1), sources))
     held = held.double().to(device)
 
-    def bits(model: Model, steps: int = 40) -> Bits:
-        return per_dim(log_prob(model, held, steps).value, target.dim)
+    def bits(model: Model) -> Bits:
+        return per_dim(log_prob(model, held).value, target.dim)
 
     return Problem(name, real, other, bits, least=per_dim(target.log_prob(held), target.dim)), target
 
@@ -58,8 +58,8 @@ def of_data(train: Data, held: Data, num: int, count: int, seed: int) -> Problem
     real, other = held.batch(torch.arange(num), source)[0], train.batch(rows, source)[0]
     few = torch.arange(min(count or 1, len(held)))
 
-    def bits(model: Model, steps: int = 40) -> Bits:
-        return held_out_bits(model, held, few, steps, torch.Generator().manual_seed(seed))
+    def bits(model: Model) -> Bits:
+        return held_out_bits(model, held, few, torch.Generator().manual_seed(seed))
 
     def features() -> Any:
         if real[0].ndim < 2:
@@ -71,16 +71,16 @@ def of_data(train: Data, held: Data, num: int, count: int, seed: int) -> Problem
     return Problem(held.name, real, other, bits, features)
 
 
-def held_out_bits(model: Model, data: Data, rows: Tensor, steps: int, generator: torch.Generator) -> Bits:
+def held_out_bits(model: Model, data: Data, rows: Tensor, generator: torch.Generator) -> Bits:
     """Bits/dim of rows of raw data: of their levels, or of their density."""
     scaling, device = data.scaling, model.like().device
     raw = data.raw(rows)
     if scaling.levels is not None:
         low, high = scaling.edges
         x = raw.long().to(device)
-        result = bits_per_dim(model, x, scaling.levels, low=low, high=high, steps=steps, generator=generator)
+        result = bits_per_dim(model, x, scaling.levels, low=low, high=high, generator=generator)
         return result.value, result.standard_error
-    value = log_prob(model, scaling(raw).float().to(device), steps, generator=generator).value
+    value = log_prob(model, scaling(raw).float().to(device), generator=generator).value
     return per_dim(value + scaling.log_det(data.shape), math.prod(data.shape))
 
 
