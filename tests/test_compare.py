@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from scoresde import VP, RectifiedFlow, sample, targets
 from scoresde.cli import main
 from scoresde.compare import cell, compare, report
+from scoresde.compare import grid as compare_module
 from scoresde.compare.problem import of_data, of_target
 from scoresde.data import load as load_data
 from scoresde.metrics import METRICS, Metric, precision
@@ -126,28 +128,106 @@ def test_models_of_a_comparison_are_runs_that_load(tmp_path):
     assert [path.name for path in runs] == ["RectifiedFlow-v", "VP-v"]
     assert main(["sample", str(runs[0]), "--num", "3", "--steps", "3", "--quiet"]) == 0
     assert main(["likelihood", str(runs[1]), "--num", "3", "--quiet"]) == 0
-    again = compare(
-        tmp_path / "two", data="moons", data_options={"n": 300}, models=[runs[1]], samplers=[Adams(), DDIM()],
-        steps=[3, 6], **SMALL,
-    )  # fmt: skip
+    again = compare(tmp_path / "two", models=[runs[1]], samplers=[Adams(), DDIM()], steps=[3, 6], **SMALL)
     assert [row.quality for row in again] == [row.quality for row in rows[:4]]
+    shutil.copytree(runs[1], tmp_path / "copy")
+    both = compare(tmp_path / "three", models=[runs[1], tmp_path / "copy"], samplers=[Adams()], steps=[3], **SMALL)
+    assert [row.process for row in both] == [f"VP() {runs[1]}", f"VP() {tmp_path / 'copy'}"]
+
+
+def test_models_meet_what_they_have_not_seen(tmp_path, monkeypatch):
+    """The part that their own training held out, whatever the default here; of other data or parts, a refusal."""
+    words = ["--data", "moons", "--data_options.n", "400", "--net", "MLP(width=8)", "--steps", "5", "--quiet"]
+    for name, held_out in (("one", "0.2"), ("two", "0.4")):
+        assert main(["train", "--out", str(tmp_path / name), "--held_out", held_out, *words]) == 0
+    met, original = [], compare_module.of_data
+    monkeypatch.setattr(compare_module, "of_data", lambda *a: met.append(a[:2]) or original(*a))
+    compare(tmp_path / "compare", models=[tmp_path / "one"], samplers=[Adams()], steps=[3], **SMALL)
+    train, held = load_data("moons", n=400).split(0.2)
+    assert torch.equal(met[0][0].rows, train.rows) and torch.equal(met[0][1].rows, held.rows)
+    with pytest.raises(ValueError, match="other data, or another part"):
+        compare(tmp_path / "both", models=[tmp_path / "one", tmp_path / "two"], **SMALL)
+    (tmp_path / "one" / "config.yaml").write_text("held_out: 0.2\n")
+    with pytest.raises(ValueError, match="does not say what data it held out"):
+        compare(tmp_path / "none", models=[tmp_path / "one"], **SMALL)
+
+
+def test_edited_code_is_measured_anew(tmp_path, monkeypatch):
+    """A sampler of one's own is told by its code, in any process alike; so is a metric."""
+
+    def errors(factor):
+        @dataclass(frozen=True)
+        class Mine(Sampler):
+            size: float = 1.0
+
+            def step(self, model, x, t, s, memory, randn):
+                return x + factor * (s - t) * model.predict("velocity", x, max(t, 1e-3)), memory
+
+        return on_target(tmp_path, samplers=[Mine()], steps=[8])[0].quality["flow_error"].value
+
+    assert errors(1.0) == errors(1.0) != errors(1.1)
+    code = "import sys; sys.path.append('.'); import mine_code; from scoresde._fingerprint import fingerprint; "
+    code += "print(fingerprint(mine_code.Walk(), mine_code.Straight()))"
+    (tmp_path / "mine_code.py").write_text(MINE)
+    found = [subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
+    assert found[0] == found[1]
+    (tmp_path / "mine_code.py").write_text(MINE.replace("max(t, 1e-3)", "max(t, 1e-4)"))
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path) != found[0]
+
+
+def test_seeds_of_comparisons_do_not_overlap(tmp_path):
+    """Samples of one seed are not those of the next, moved by one."""
+    one, two = (cell.run(targets.EXAMPLES["gmm"]().model(VP()), DDIM(), 3, judge(), None, seed)[1] for seed in (0, 1))
+    assert not any(torch.equal(a, b) for a in one for b in two)
+
+
+def judge():
+    real = torch.zeros(50, 2)
+    return cell.Judge(real, real, (), lambda: None)
+
+
+def test_the_floor_is_what_real_samples_score(tmp_path):
+    """Its mean and deviation are those of fresh pairs, within 4.5 and 4 standard errors of those of 20 splits."""
+    n, target = 200, targets.EXAMPLES["gmm"]()
+    problem, _ = of_target("gmm", n, 0, 0, torch.device("cpu"))
+    floor, deviation = cell.Judge(problem.real, problem.other, ("energy_distance",), lambda: None).floors[
+        "energy_distance"
+    ]
+    sets = [target.sample(2 * n, torch.Generator().manual_seed(i)).chunk(2) for i in range(300)]
+    fresh = torch.tensor([METRICS["energy_distance"].function(*pair) for pair in sets])
+    assert abs(floor - fresh.mean()) < 4.5 * fresh.std() / math.sqrt(cell.SPLITS)
+    assert abs(deviation / fresh.std() - 1) < 4 * math.sqrt(2 / (cell.SPLITS - 1))
+
+
+def test_a_shift_is_not_at_the_floor(tmp_path):
+    """Eight deviations of perfect samples away, which the cautious error of a single estimate would not tell."""
+    n = 150
+    source = torch.Generator().manual_seed(0)
+    x, real, other = torch.randn(3, n, 8, generator=source, dtype=torch.float64)
+    found = cell.Judge(real, other, ("energy_distance", "mmd"), lambda: None)(x + 0.6 / math.sqrt(8))
+    for estimate in found.values():
+        assert estimate.value - estimate.floor > 4 * estimate.floor_error
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "data or target"),
-        ({"data": "moons", "target": "gmm"}, "data or target"),
+        ({}, "one of data, target and models"),
+        ({"data": "moons", "target": "gmm"}, "one of data, target and models"),
         ({"target": "gmn"}, "Did you mean 'gmm'"),
         ({"target": "nothing.here"}, "cannot be imported"),
         ({"target": "math.pi"}, "Target"),
-        ({"target": "gmm", "train_steps": 5}, "trains nothing"),
+        ({"target": "gmm", "train_steps": 5}, "train_steps"),
         ({"target": "gmm", "metrics": ["slice"]}, "sliced_wasserstein"),
         ({"target": "gmm", "steps": [0]}, "steps"),
         ({"target": "gmm", "steps": [5, 5]}, "twice"),
         ({"target": "gmm", "samplers": [Adams(), Adams()]}, "Adams() stands there twice"),
         ({"target": "gmm", "predictions": ["eps"]}, "noise"),
-        ({"data": "moons", "models": [Path("x")], "predictions": ["v"]}, "their own"),
+        ({"models": [Path("x")], "predictions": ["v"]}, "their own"),
+        ({"models": [Path("nowhere")]}, "does not say what data"),
+        ({"target": "gmm", "bits": 1}, "bits"),
+        ({"data": "moons", "train_steps": 0}, "train_steps"),
+        ({"target": "gmm", "num": 0}, "num"),
         ({"data": "moons", "num": 3}, "num"),
     ],
 )

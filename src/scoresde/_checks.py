@@ -128,15 +128,15 @@ def shape_like(name: str, y: Any, x: Tensor, of: str = "x") -> Tensor:
     return y
 
 
-class NotFinite(ValueError):  # noqa: N818
-    """A computation left the finite numbers."""
+class Diverged(ValueError):  # noqa: N818
+    """A computation left the finite numbers, or a solver's steps became too small to go on."""
 
 
 def finite_result(what: str, x: Tensor) -> Tensor:
-    """`x`, or NotFinite where a computation left the finite numbers."""
+    """`x`, or Diverged where a computation left the finite numbers."""
     if not traced(x) and not bool(torch.isfinite(x).all()):
         bad = (~torch.isfinite(x)).reshape(len(x), -1).any(1).nonzero().flatten().tolist() if x.ndim else []
-        raise NotFinite(
+        raise Diverged(
             f"{what} is not finite (samples {str(bad[:8])[1:-1] or 'all'}); "
             "look at what the network returns there, or take more steps"
         )

@@ -186,10 +186,10 @@ def _ode(
             outputs = grid if trajectory else grid[[0, -1]]
             path = torchdiffeq.odeint(drift, x, outputs, rtol=rtol, atol=atol, method=method, options=options)
         if len(path) < len(outputs):
-            raise ValueError(f"{method!r} cannot proceed at t = {at[0]:.6g}: the step has become too small")
+            raise _checks.Diverged(f"{method!r} cannot proceed at t = {at[0]:.6g}: the step has become too small")
         return torch.as_tensor(path)
     except AssertionError as error:
-        raise ValueError(
+        raise _checks.Diverged(
             f"{method!r} cannot proceed at t = {at[0]:.6g}: {error}; the worst sample is {int(worst[0])}. "
             "Loosen rtol and atol, use x.double(), or stop short of where the equation is stiff"
         ) from error
@@ -257,7 +257,7 @@ def _sde(
         try:
             path = torchsde.sdeint(equation, flat, us, bm=source, method=method, **{"dt": 1.0, **options})
         except (UserWarning, AssertionError) as error:
-            raise ValueError(
+            raise _checks.Diverged(
                 f"{method!r} cannot proceed at t = {equation.at:.6g}: {error} "
                 "Loosen rtol and atol, lower dt_min, or stop short of where the equation is stiff"
             ) from error

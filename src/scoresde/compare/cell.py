@@ -19,15 +19,25 @@ from torch import Tensor
 from scoresde import _checks
 from scoresde._files import whole
 from scoresde.compare.row import Row, flow_estimate
-from scoresde.metrics import Estimate, measure
+from scoresde.metrics import METRICS, Estimate, measure
 from scoresde.model import Count, Model
 from scoresde.samplers import Adaptive, Sampler, sample
 
 SHOWN = 500
 """Samples of a cell that are kept, for pictures."""
 
+ROOM = 2**32
+"""Seeds that lie between those of one comparison and the next: no two share a sample's noise."""
+
 STARTS = 256
 """The most samples whose end points are held against the flow's own."""
+
+
+SPLITS = 20
+"""How often the real samples are split in two for a floor."""
+
+WITH_FEATURES = ("frechet", "precision", "recall")
+"""The metrics that look at features of images rather than at pixels."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +60,33 @@ class Judge:
         ends: of the flow, from the first of the starts, for deterministic samplers.
         """
         found = {}
-        for name in self.metrics:
-            if name != "flow_error":
-                floor = self._floors[name]
-                with suppress(ValueError):
-                    found[name] = self._measure(name, x, floor)
-            elif ends is not None:
-                found[name] = flow_estimate(x[: len(ends)], ends)
-        return found
+        for name, floor in self.floors.items():
+            built_in = METRICS[name].function.__module__.startswith("scoresde.")
+            with suppress(*((ValueError,) if built_in else ())):  # real samples have passed: these are to blame
+                features = self.features() if name in WITH_FEATURES else None
+                found[name] = measure(name, x, self.real, self.other, floor=floor, features=features, draws=self.draws)
+        if ends is not None:
+            found["flow_error"] = flow_estimate(x[: len(ends)], ends)
+        return {name: found[name] for name in self.metrics if name in found}
 
     @cached_property
-    def _floors(self) -> dict[str, tuple[float, float]]:
-        """What is wrong with a metric or the data is said here, where there are no samples yet to blame."""
-        measured = [name for name in self.metrics if name != "flow_error"]
-        found = {name: self._measure(name, self.other, None) for name in measured}
-        return {name: (estimate.floor, estimate.floor_error) for name, estimate in found.items()}
+    def floors(self) -> dict[str, tuple[float, float]]:
+        """What real samples score against real ones: mean and deviation over random splits of all of them in two.
 
-    def _measure(self, name: str, x: Tensor, floor: tuple[float, float] | None) -> Estimate:
-        features = self.features() if name in WITH_FEATURES else None
-        source = torch.Generator().manual_seed(0)
-        return measure(
-            name, x, self.real, self.other, floor=floor, features=features, draws=self.draws, generator=source
-        )
-
-
-WITH_FEATURES = ("frechet", "precision", "recall")
-"""The metrics that look at features of images rather than at pixels."""
+        So a metric of one set of perfect samples is as far from the floor as the deviation says.
+        """
+        both, found = torch.cat([self.other, self.real]), {}
+        orders = [torch.randperm(len(both), generator=torch.Generator().manual_seed(i)) for i in range(SPLITS)]
+        for name in self.metrics:
+            if name != "flow_error":
+                features = self.features() if name in WITH_FEATURES else None
+                measure(name, self.other, self.real, self.other, features=features)  # what is wrong is said here
+                x = both if features is None else features(both)
+                function, size = METRICS[name].function, METRICS[name].largest or len(both)
+                halves = [[half[:size] for half in x[order].chunk(2)] for order in orders]
+                scores = torch.tensor([function(*pair) for pair in halves], dtype=torch.float64)
+                found[name] = float(scores.mean()), float(scores.std())
+        return found
 
 
 def run(
@@ -85,20 +96,20 @@ def run(
     count, (num, *shape) = Count(), judge.real.shape
     begun = time.perf_counter()
     try:
-        x = sample(model.wrap(count), (num, *shape), sampler, steps, seeds=range(seed, seed + num)).cpu()
+        x = sample(model.wrap(count), (num, *shape), sampler, steps, seeds=range(seed * ROOM, seed * ROOM + num)).cpu()
         seconds = time.perf_counter() - begun
         quality = judge(x, ends)
-    except _checks.NotFinite:  # it diverged: a row without metrics
+    except _checks.Diverged:  # it diverged: a row without metrics
         seconds, quality = time.perf_counter() - begun, {}
         x = torch.full_like(judge.real, torch.nan)
     return {"nfe": count.calls, "seconds": seconds, "quality": quality}, x
 
 
 def flow_ends(model: Model, shape: tuple[int, ...], num: int, seed: int) -> Tensor | None:
-    """Where the model's probability flow takes the first `num` starts, in float64; None where it diverges."""
+    """Where the model's probability flow takes the first `num` starts, in float64; None where it cannot be solved."""
     tolerance = 1e-9 if model.like().dtype == torch.float64 else 1e-5
-    with suppress(_checks.NotFinite):
-        x = sample(model, (num, *shape), Adaptive(tolerance, tolerance), seeds=range(seed, seed + num))
+    with suppress(_checks.Diverged):
+        x = sample(model, (num, *shape), Adaptive(tolerance, tolerance), seeds=range(seed * ROOM, seed * ROOM + num))
         return x.cpu().double()
 
 

@@ -20,7 +20,7 @@ from scoresde._fingerprint import fingerprint
 from scoresde.compare import cell, report
 from scoresde.compare.problem import Problem, of_data, of_target
 from scoresde.compare.row import Row, about
-from scoresde.compare.subject import Subject, learned, slug, trained
+from scoresde.compare.subject import Subject, data_of, learned, made, slug, trained
 from scoresde.data import NAMES
 from scoresde.metrics import METRICS
 from scoresde.model import Model
@@ -83,7 +83,7 @@ def compare(
         data: a name or a path, as of train; networks are trained on it.
         data_options: of the reader, such as --data_options.size 64.
         target: instead of data, an exact target whose score is known, or your own by module.name; nothing is trained.
-        models: instead of processes and predictions, folders of trainings on these data.
+        models: instead of data, folders of trainings, all on the same; samples are held against what they held out.
         processes: such as VP "VE(sigma_max=20)".
         predictions: what the networks predict.
         samplers: such as Adams "DPMSolverPP(order=3)".
@@ -104,45 +104,54 @@ def compare(
         config: what config.yaml will say.
     """
     config = config or said_of(locals())
-    if (data is None) == (target is None):
-        raise ValueError("give data or target (one of them), such as --data digits or --target gmm")
-    if target is not None and (models or net or train_steps):
-        raise ValueError("target has an exact score and trains nothing; leave out models, net and train_steps")
-    if models and (processes or predictions):
+    if sum(given is not None for given in (data, target, models)) != 1:
+        raise ValueError("give one of data, target and models, such as --data digits or --target gmm")
+    if data is None and train_steps is not None:
+        raise ValueError(
+            f"train_steps is for networks to be trained; {'models' if models else 'target'} trains nothing"
+        )
+    if target is not None and net is not None:
+        raise ValueError("net is for networks; target has an exact score")
+    if models is not None and (predictions or len(processes or ()) > 1):
         raise ValueError("models have their own processes and predictions; leave out processes and predictions")
-    preset = PRESETS["quick" if quick and target is None else "target" if target is not None else "full"]
-    samplers, steps = list(samplers or preset.samplers), list(steps or preset.steps)
-    predictions = [_checks.choice("predictions", name, PREDICTIONS) for name in predictions or preset.predictions]
-    pairs = product(processes or preset.processes, predictions)
-    where = runs.device_of(device)
+    preset = PRESETS["target" if target is not None else "quick" if quick else "full"]
+    samplers, steps = list(samplers or preset.samplers), sorted(steps or preset.steps)
     _once("samplers", [spelled(sampler) for sampler in samplers])
     _once("steps", [_checks.count("steps", n) for n in steps])
+    num = _checks.count("num", preset.num if num is None else num, 20)
+    if _checks.count("bits", bits, 0) == 1:
+        raise ValueError("bits must be 0, or at least 2 for a standard error, got 1")
     _checks.count("draws", draws, 20)
-    num, bits = _checks.count("num", num or preset.num, 20), _checks.count("bits", bits, 0)
+    predictions = [_checks.choice("predictions", name, PREDICTIONS) for name in predictions or preset.predictions]
+    pairs, where = list(product(processes or preset.processes, predictions)), runs.device_of(device)
     if target is not None:
         problem, density = of_target(target, num, bits, seed, where)
         subjects = [Subject(spelled(p), name, partial(density.model, p, name)) for p, name in pairs]
     else:
-        assert data is not None
-        with waiting(f"loading {data}", quiet):
-            train, held = sets.load(data, **(data_options or {})).split(held_out, seed=seed)
-        problem = of_data(train, held, num, bits, seed)
-        settings: dict[str, Any] = {
-            "data": data, "data_options": data_options, "net": net, "steps": train_steps or preset.train_steps,
-            "batch_size": batch_size, "lr": lr, "held_out": held_out, "seed": seed, "device": device, "quiet": quiet,
-        }  # fmt: skip
-        if models:
-            subjects = [trained(path, where) for path in models]
+        if models is not None:
+            data, data_options, held_out, split = data_of(models)
+            subjects = trained(models, where, processes[0] if processes else None, net)
         else:
+            split, settings = seed, {
+                "data": data, "data_options": data_options, "net": net, "batch_size": batch_size, "lr": lr,
+                "held_out": held_out, "seed": seed, "device": device, "quiet": quiet,
+                "steps": _checks.count("train_steps", preset.train_steps if train_steps is None else train_steps),
+            }  # fmt: skip
             subjects = [learned(out / "models", *pair, settings, config) for pair in pairs]
+        with waiting(f"loading {data}", quiet):
+            parts = sets.load(str(data), **(data_options or {})).split(held_out, seed=split)
+        problem = of_data(*parts, num, bits, seed)
     _once("models", [subject.name for subject in subjects])
     chosen = tuple(metrics or defaults(problem))
-    for name in chosen:
-        about(name)
-    _once("metrics", chosen)
+    _once("metrics", [name for name in chosen if about(name)])
     runs.describe(out, config)
     judge = cell.Judge(problem.real, problem.other, chosen, cache(partial(report.features, out, problem, quiet)), draws)
-    ready = [(subject, subject.make()) for subject in subjects]
+    try:
+        _ = judge.floors  # before anything is trained
+    except ValueError as error:
+        few = f"with {len(problem.real)} real samples"
+        raise ValueError(f"metrics cannot be measured {few}: {error}; see held_out, num and metrics") from error
+    ready = [(subject, made(subject, problem.scaling)) for subject in subjects]
     rows, shown = [], {}
     folder, total = out / "cells", len(ready) * len(samplers) * len(steps)
     sweep(folder)
@@ -184,7 +193,8 @@ class Measured:
 
     def _path(self, name: str, suffix: str, *parts: Any) -> Path:
         """Of a file whose name tells what it is of: cells of other settings have other names."""
-        judge = (self.judge.real, self.judge.other, self.judge.metrics, self.judge.draws)
+        metrics = [(name, about(name).function) for name in self.judge.metrics]
+        judge = (self.judge.real, self.judge.other, metrics, self.judge.draws)
         by = fingerprint(self._by, judge, self.bits, self.seed, *parts)
         return self.folder / f"{self.subject.slug}-{name}-{by}.{suffix}"
 
@@ -204,11 +214,14 @@ class Measured:
             return {}
         path = self._path("bits", "json")
         if path.exists():
-            return json.loads(path.read_text())
+            try:
+                return json.loads(path.read_text())
+            except ValueError as error:
+                raise ValueError(f"{path} is no likelihood of a comparison ({error}); remove it") from error
         try:
             value, error = self.problem.bits(self.model)
             found = {"bits_per_dim": value, "bits_error": error}
-        except _checks.NotFinite:  # this model has no density to speak of
+        except _checks.Diverged:  # this model has no density to speak of
             found = {}
         with whole(path) as draft:
             draft.write_text(json.dumps(found))

@@ -25,8 +25,8 @@ NOTES = (
     "Seconds: of sampling, on the machine named below; short ones wander from run to run.",
 )
 FLOOR = (
-    "Floor: what real samples score against other real samples. At the floor: within two standard errors of it, or "
-    "better; more samples might still tell the difference."
+    "Floor: what real samples score against other real samples, the mean ± the deviation over random splits. At the "
+    "floor: within two deviations of it, or better; more samples might still tell the difference."
 )
 
 

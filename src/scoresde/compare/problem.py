@@ -16,6 +16,7 @@ from scoresde.data import Data
 from scoresde.likelihood import bits_per_dim, log_prob
 from scoresde.metrics import fit_features
 from scoresde.model import Model
+from scoresde.scaling import Scaling
 
 Bits = tuple[float, float]
 """A value and its standard error."""
@@ -26,7 +27,7 @@ class Problem:
     """real, other: (N, *), as models see them; real ones no model was trained on, and others for the floor.
 
     bits: bits/dim of a model on held-out data. features: makes a function of samples for metrics, where pixels
-    say little. least: the bits/dim of the data themselves, where they are known.
+    say little. scaling: of the data. least: the bits/dim of the data themselves, where they are known.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Problem:
     bits: Callable[[Model], Bits]
     features: Callable[[], Any] = lambda: None
     least: Bits | None = None
+    scaling: Scaling | None = None
 
 
 def of_target(name: str, num: int, count: int, seed: int, device: torch.device) -> tuple[Problem, targets.Target]:
@@ -66,9 +68,10 @@ def of_data(train: Data, held: Data, num: int, count: int, seed: int) -> Problem
             return None
         some = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:5000]
         x, cond = train.batch(some, torch.Generator().manual_seed(seed))
-        return fit_features(x, cond.get("label"), generator=torch.Generator().manual_seed(seed))
+        labels = cond["label"] if len(train.classes) > 1 else None
+        return fit_features(x, labels, generator=torch.Generator().manual_seed(seed))
 
-    return Problem(held.name, real, other, bits, features)
+    return Problem(held.name, real, other, bits, features, scaling=held.scaling)
 
 
 def held_out_bits(model: Model, data: Data, rows: Tensor, generator: torch.Generator) -> Bits:

@@ -115,10 +115,10 @@ def floor(rows: Sequence[Row], metric: str) -> tuple[float, float] | None:
 
 
 def at_floor(rows: Sequence[Row], metric: str) -> set[int]:
-    """The rows that the metric cannot tell from real samples: within two standard errors of the floor, or better."""
+    """The rows that score as real samples do: within two deviations of the floor, or better."""
     sign = -1 if quality(rows, metric).better == "higher" else 1
     known = _floored(rows, metric)
-    return {i for i, e in known if sign * (e.value - e.floor) <= TOGETHER * math.hypot(e.standard_error, e.floor_error)}
+    return {i for i, e in known if sign * (e.value - e.floor) <= TOGETHER * e.floor_error}
 
 
 def _floored(rows: Sequence[Row], metric: str) -> list[tuple[int, Estimate]]:
@@ -160,8 +160,8 @@ def answers(rows: Sequence[Row], metric: str) -> list[tuple[str, str, str]]:
         found.append(("Cheapest at the floor", name, f"{evidence} · {level}; {many}"))
     else:
         top = rows[best].quality[metric]
-        apart, doubt = abs(top.value - top.floor), math.hypot(top.standard_error, top.floor_error)
-        above = f"{apart / doubt:.1f} standard errors" if doubt else rounded(apart)[0]
+        apart = abs(top.value - top.floor)
+        above = f"{apart / top.floor_error:.1f} deviations" if top.floor_error else rounded(apart)[0]
         found.append(("At the floor", "none", f"the best is {above} from it · {level}"))
     return found
 

@@ -262,7 +262,7 @@ def _mix(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 def _check_moving(reach: float, size: Tensor, angle: Tensor, index: Tensor) -> None:
     if bool((size < TINIEST).any()):
         k = int(size.argmin())
-        raise ValueError(
+        raise _checks.Diverged(
             f"Adaptive cannot proceed at sigma/alpha = {reach * math.tan(float(angle[k])):.4g}: the step of sample "
             f"{int(index[k])} has become too small. Look at what the network returns there, or loosen rtol and atol"
         )

@@ -190,7 +190,9 @@ def fit(
                 team.backward(each @ shares[here])
         norm = team.clip_grad_norm_(training.weights, clip)
         if not math.isfinite(norm):
-            raise ValueError(f"the gradient at step {step} is not finite; lower lr (now {lr:g}) or look at the data")
+            raise _checks.Diverged(
+                f"the gradient at step {step} is not finite; lower lr (now {lr:g}) or look at the data"
+            )
         training.descend(_rate(step, steps))
         values = values[0] if len(values) == 1 else torch.cat(values)
         if len(values) < batch_size:  # the others' are added
