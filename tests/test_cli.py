@@ -232,6 +232,9 @@ def test_what_is_wrong_is_one_line(words, says, capsys):
         ("just words", "must hold options, one a line"),
         ("process: {class_path: VP, init_args: {beta: 3}}", "process.beta: VP has no such option"),
         ("process: {class: VP}", "process: must be a name or a short call"),
+        ("process: {class_path: VP, init_args: [1]}", "process.init_args: must be a mapping"),
+        ("out: ''", "out: must be a path, got ''"),
+        ("data: ''", "must be a name or a path, got an empty text"),
         ("process: VP(beta_max=x)", "process.beta_max: must be a number, got 'x'"),
         ("data_options: 3", "data_options: must be a mapping"),
         ("quiet: 3", "quiet: must be true or false, got '3'"),
@@ -265,6 +268,19 @@ def test_a_bug_keeps_its_traceback(function, monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, "train", cli.Command(f"{__name__}:{function}", "a bug"))
     with pytest.raises((TypeError, ValueError)):
         main(["train"])
+
+
+def test_code_of_ones_own_keeps_its_traceback(tmp_path, monkeypatch):
+    """Even where this package refuses what that code gave it."""
+    monkeypatch.chdir(tmp_path)
+    source = "from scoresde import VP, targets\n\ndef two():\n"
+    source += "    return targets.GaussianMixture([1.0], [[0.0], [1.0]], 1.0)\n"
+    source += "\nclass Bad(VP):\n    def __init__(self, k: int = 1):\n        super().__init__(beta_min=-1.0)\n"
+    (tmp_path / "mine_bad.py").write_text(source)
+    for words in (["compare", "--target", "mine_bad.two"], ["train", "--process", "mine_bad.Bad"]):
+        with pytest.raises(ValueError) as caught:
+            main([*words, "--out", "run", "--quiet"])
+        assert any("mine_bad.py" in str(entry.path) for entry in caught.traceback)
 
 
 def test_the_current_folder_is_seen_only_while_a_command_runs(tmp_path, monkeypatch, capsys):

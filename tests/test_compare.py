@@ -1,5 +1,6 @@
 """scoresde compare: what it measures, and that it goes on where it was stopped without doing a cell again."""
 
+import json
 import math
 import re
 import shutil
@@ -226,6 +227,8 @@ def test_a_shift_is_not_at_the_floor(tmp_path):
         ({"models": [Path("x")], "predictions": ["v"]}, "their own"),
         ({"models": [Path("nowhere")]}, "does not say what data"),
         ({"target": "gmm", "bits": 1}, "bits"),
+        ({"target": "gmm", "inception": True}, "inception"),
+        ({"data": "moons", "data_options": {"n": 30}, "metrics": ["mmd"]}, "see held_out, num and metrics"),
         ({"data": "moons", "train_steps": 0}, "train_steps"),
         ({"target": "gmm", "num": 0}, "num"),
         ({"data": "moons", "num": 3}, "num"),
@@ -361,3 +364,17 @@ def test_the_ranking_is_the_sampler_benchmarks(tmp_path):
             for other in order[i + 1 :]:
                 apart = mine[other].value - mine[one].value
                 assert apart > -3 * math.hypot(mine[one].standard_error, mine[other].standard_error)
+
+
+def test_features_of_a_network_are_said_with_their_accuracy(tmp_path, monkeypatch):
+    """Trained on the data; or Inception's (a stand-in here), or a line that says what is missing."""
+    images = {"data": "digits", "processes": [VP()], "predictions": ["v"], "samplers": [Adams()], "steps": [3], **SMALL}
+    compare(tmp_path / "own", train_steps=3, **images)
+    page, worth = ((tmp_path / "own" / name).read_text() for name in ("report.html", "features.json"))
+    assert json.loads(worth)["accuracy"] > 0.85 > 0.3 > json.loads(worth)["chance"]
+    assert f"{json.loads(worth)['accuracy']:.1%} right on held-out data" in page
+    with pytest.raises(ImportError, match="torchmetrics"):
+        compare(tmp_path / "none", train_steps=3, inception=True, **images)
+    monkeypatch.setattr("scoresde.compare.problem.inception_features", lambda: lambda x: x.flatten(1)[:, ::3])
+    compare(tmp_path / "inception", train_steps=3, inception=True, **images)
+    assert "of features, by Inception." in (tmp_path / "inception" / "report.html").read_text()

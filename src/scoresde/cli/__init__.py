@@ -5,9 +5,11 @@ from __future__ import annotations
 import dis
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
 from scoresde.cli import page
@@ -130,17 +132,26 @@ def _current_folder() -> Iterator[None]:
 def _is_wrong_input(error: Exception) -> bool:
     """Whether the input is to blame: a refusal of this package, a file, a missing package, too little memory.
 
-    A ValueError or TypeError that nothing here raised on purpose is a bug, and keeps its traceback.
+    A ValueError or TypeError that nothing here raised on purpose is a bug, and keeps its traceback; so does one that
+    came about in code of the user's own.
     """
     if isinstance(error, (Problem, OSError)) or type(error).__name__ == "OutOfMemoryError":
         return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or not isinstance(error, (ValueError, TypeError, ImportError)):
+    if not isinstance(error, (ValueError, TypeError, ImportError)):
         return False
-    raised = trace.tb_frame.f_code.co_code[trace.tb_lasti] == RAISE
-    return raised and trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == "scoresde"
+    frames = [frame for each in (error, error.__cause__) if each for frame, _ in walk_tb(each.__traceback__)]
+    if not frames or any(_is_users(frame.f_code.co_filename) for frame in frames):
+        return False
+    last = list(walk_tb(error.__traceback__))[-1][0]
+    raised = last.f_code.co_code[last.f_lasti] == RAISE
+    return raised and last.f_globals.get("__name__", "").partition(".")[0] == "scoresde"
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither of this package nor an installed one nor of Python itself."""
+    paths = sysconfig.get_paths()
+    homes = (os.path.dirname(os.path.dirname(__file__)), paths["stdlib"], paths["purelib"], paths["platlib"])
+    return not file.startswith(("<", *homes))
 
 
 if __name__ == "__main__":

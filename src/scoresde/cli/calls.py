@@ -59,6 +59,8 @@ class Call:
         try:
             return self.target(**arguments)
         except (ValueError, TypeError) as error:
+            if not self.target.__module__.startswith("scoresde."):
+                raise  # the user's own code: its traceback says where
             raise Problem(key, " ".join(str(error).split())) from error
 
 
@@ -82,7 +84,10 @@ def call_of(value: Any, key: str) -> Call:
     if isinstance(value, Call):
         return value
     if isinstance(value, Mapping) and set(value) <= {"class_path", "init_args"} and "class_path" in value:
-        return Call(str(value["class_path"]), arguments=dict(value.get("init_args") or {}))
+        arguments = value.get("init_args") or {}
+        if not isinstance(arguments, Mapping):
+            raise Problem(f"{key}.init_args", f"must be a mapping, such as {{beta_max: 15}}, got {arguments!r}")
+        return Call(str(value["class_path"]), arguments=dict(arguments))
     try:
         read = _read(ast.parse(value.strip(), mode="eval").body) if isinstance(value, str) else None
     except (SyntaxError, ValueError):

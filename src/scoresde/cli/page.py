@@ -43,8 +43,9 @@ def page_of(command: str, function: Callable[..., Any]) -> argparse.ArgumentPars
     if objects:
         first = objects[0]
         parser.epilog = (
-            f"--{first.name} takes a class by its name, with its arguments in the call or as options of their own "
-            f"(--{first.name}.help NAME lists them); a class of your own by module.Name, from the current folder."
+            f"--{first.name} takes classes by their names, arguments in the call"
+            f"{'' if first.many else ' or as options of their own'} (--{first.name}.help NAME lists them); "
+            "a class of your own by module.Name, from the current folder."
         )
     return parser
 

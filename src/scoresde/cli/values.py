@@ -141,7 +141,7 @@ def _scalar(value: Any, kind: Any, key: str) -> Any:
         value = value.name  # text without quotes in a call, or inf
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    if kind in (str, Path) and isinstance(value, (str, Path)):
+    if (kind is str and isinstance(value, (str, Path))) or (kind is Path and value and isinstance(value, (str, Path))):
         return kind(value)
     try:
         if kind in (int, float) and isinstance(value, (int, float, str)) and not isinstance(value, bool):

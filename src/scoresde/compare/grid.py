@@ -70,7 +70,7 @@ def compare(
     steps: list[int] | None = None, metrics: list[Annotated[str, *METRICS, "flow_error"]] | None = None,
     quick: bool = False, num: int | None = None, bits: int = 100, net: MakeNet | None = None,
     train_steps: int | None = None, batch_size: int = 128, lr: float = 2e-3, held_out: float = 0.3, draws: int = 200,
-    seed: int = 0, device: str = "auto", quiet: bool = False, config: str = "",
+    inception: bool = False, seed: int = 0, device: str = "auto", quiet: bool = False, config: str = "",
 ) -> list[Row]:  # fmt: skip
     """Measure every combination of processes, predictions, samplers and steps; go on where an earlier call left off.
 
@@ -98,6 +98,8 @@ def compare(
         lr: the highest learning rate.
         held_out: share of the data not trained on, which samples are held against.
         draws: of metrics whose error is found by cutting the sets in halves, again and again.
+        inception: Fréchet distance, precision and recall by Inception's features of images instead of those of a small
+            network trained on the data; needs torchmetrics, torch-fidelity and the weights in place.
         seed: of training and sampling.
         device: auto, cpu, cuda, ...
         quiet: no progress bars.
@@ -110,8 +112,8 @@ def compare(
         raise ValueError(
             f"train_steps is for networks to be trained; {'models' if models else 'target'} trains nothing"
         )
-    if target is not None and net is not None:
-        raise ValueError("net is for networks; target has an exact score")
+    if target is not None and (net is not None or inception):
+        raise ValueError("net and inception are for data; target has an exact score and points")
     if models is not None and (predictions or len(processes or ()) > 1):
         raise ValueError("models have their own processes and predictions; leave out processes and predictions")
     preset = PRESETS["target" if target is not None else "quick" if quick else "full"]
@@ -140,17 +142,17 @@ def compare(
             subjects = [learned(out / "models", *pair, settings, config) for pair in pairs]
         with waiting(f"loading {data}", quiet):
             parts = sets.load(str(data), **(data_options or {})).split(held_out, seed=split)
-        problem = of_data(*parts, num, bits, seed)
+        problem = of_data(*parts, num, bits, seed, inception)
     _once("models", [subject.name for subject in subjects])
     chosen = tuple(metrics or defaults(problem))
     _once("metrics", [name for name in chosen if about(name)])
-    runs.describe(out, config)
     judge = cell.Judge(problem.real, problem.other, chosen, cache(partial(report.features, out, problem, quiet)), draws)
     try:
         _ = judge.floors  # before anything is trained
     except ValueError as error:
         few = f"with {len(problem.real)} real samples"
         raise ValueError(f"metrics cannot be measured {few}: {error}; see held_out, num and metrics") from error
+    runs.describe(out, config)
     ready = [(subject, made(subject, problem.scaling)) for subject in subjects]
     rows, shown = [], {}
     folder, total = out / "cells", len(ready) * len(samplers) * len(steps)

@@ -14,7 +14,7 @@ from torch import Tensor
 from scoresde import _checks, targets
 from scoresde.data import Data
 from scoresde.likelihood import bits_per_dim, log_prob
-from scoresde.metrics import fit_features
+from scoresde.metrics import fit_features, inception_features
 from scoresde.model import Model
 from scoresde.scaling import Scaling
 
@@ -52,7 +52,7 @@ def of_target(name: str, num: int, count: int, seed: int, device: torch.device) 
     return Problem(name, real, other, bits, least=per_dim(target.log_prob(held), target.dim)), target
 
 
-def of_data(train: Data, held: Data, num: int, count: int, seed: int) -> Problem:
+def of_data(train: Data, held: Data, num: int, count: int, seed: int, inception: bool = False) -> Problem:
     """Data by rows: those held out, and as many of those trained on."""
     num = min(num, len(held), len(train))
     source = torch.Generator().manual_seed(seed)
@@ -64,6 +64,8 @@ def of_data(train: Data, held: Data, num: int, count: int, seed: int) -> Problem
         return held_out_bits(model, held, few, torch.Generator().manual_seed(seed))
 
     def features() -> Any:
+        if inception:
+            return inception_features()
         if real[0].ndim < 2:
             return None
         some = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:5000]

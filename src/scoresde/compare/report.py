@@ -17,6 +17,7 @@ from scoresde.compare.cell import WITH_FEATURES
 from scoresde.compare.problem import Problem
 from scoresde.compare.row import Row
 from scoresde.compare.table import table, write_csv
+from scoresde.metrics import Features
 from scoresde.runs.folder import pictured, waiting
 
 TASKS = {"label": "their labels", "cluster": "which of ten clusters they lie in"}
@@ -29,7 +30,8 @@ def features(out: Path, problem: Problem, quiet: bool) -> Any:
     with waiting("training a network of features", quiet):
         found = problem.features()
     if found is not None:
-        worth = {"task": found.task, "accuracy": found.accuracy, "chance": found.chance}
+        own = isinstance(found, Features)
+        worth = {"task": found.task, "accuracy": found.accuracy, "chance": found.chance} if own else {}
         with whole(out / "features.json") as draft:
             draft.write_text(json.dumps({**worth, "seconds": time.monotonic() - begun}) + "\n")
     return found
@@ -66,11 +68,13 @@ def notes(problem: Problem, features: Path | None) -> list[str]:
     ]
     if features is not None and features.exists():
         worth = json.loads(features.read_text())
-        found.append(
-            f"Fréchet distance, precision and recall are of features, by a network trained on these data in "
-            f"{worth['seconds']:.1f} s to tell {TASKS[worth['task']]}: {worth['accuracy']:.1%} right on held-out data, "
-            f"{worth['chance']:.1%} by chance."
+        network = (
+            f"a network trained on these data in {worth['seconds']:.1f} s to tell {TASKS[worth['task']]}: "
+            f"{worth['accuracy']:.1%} right on held-out data, {worth['chance']:.1%} by chance"
+            if "task" in worth
+            else "Inception"
         )
+        found.append(f"Fréchet distance, precision and recall are of features, by {network}.")
     if problem.least is not None:
         found.append("bits/dim of the target itself on the same points: {:.4f} ± {:.4f}.".format(*problem.least))
     return found

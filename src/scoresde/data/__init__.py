@@ -55,6 +55,8 @@ def load(name_or_path: str | Path, **options: Any) -> Data:
         (moons: 500 samples of shape (2,), 450, torch.Size([8, 2]), {})
     """
     name = os.fspath(name_or_path)
+    if not name:
+        raise ValueError("name_or_path must be a name or a path, got an empty text; write './' for the current folder")
     kind, _, rest = name.partition(":")
     if name in NAMES and not isinstance(name_or_path, Path):
         reader = NAMES[name].load

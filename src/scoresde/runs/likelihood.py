@@ -207,7 +207,8 @@ def _keep(out: Path, values: list[tuple[float, ...]], by: str, result: Likelihoo
         writer.writerow(COLUMNS)
         writer.writerows(values)
     with whole(out / "metrics.jsonl") as draft:
-        draft.write_text(json.dumps({**asdict(result), "by": by}) + "\n")
+        known = {name: None if value == math.inf else value for name, value in asdict(result).items()}
+        draft.write_text(json.dumps({**known, "by": by}) + "\n")
 
 
 def _kept(out: Path, by: str, size: int, num: int) -> list[tuple[float, ...]]:
