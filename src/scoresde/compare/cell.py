@@ -62,7 +62,8 @@ class Judge:
         found = {}
         for name, floor in self.floors.items():
             built_in = METRICS[name].function.__module__.startswith("scoresde.")
-            with suppress(*((ValueError,) if built_in else ())):  # real samples have passed: these are to blame
+            refusals = (ValueError,) if built_in else ()  # real samples have passed, so that these are to blame
+            with suppress(*refusals):
                 features = self.features() if name in WITH_FEATURES else None
                 found[name] = measure(name, x, self.real, self.other, floor=floor, features=features, draws=self.draws)
         if ends is not None:
