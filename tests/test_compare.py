@@ -19,6 +19,8 @@ from scoresde.cli import main
 from scoresde.compare import cell, compare, report
 from scoresde.compare import grid as compare_module
 from scoresde.compare.problem import of_data, of_target
+from scoresde.compare.row import flow_estimate
+from scoresde.data import Data
 from scoresde.data import load as load_data
 from scoresde.metrics import METRICS, Metric, precision
 from scoresde.samplers import DDIM, DDPM, DEIS, Adams, DPMSolverPP, Euler, Heun, Sampler
@@ -78,6 +80,31 @@ def test_bits_of_raw_data_know_their_scale():
     x = scaling(held.raw(torch.arange(30)))
     nats = targets.Gaussian(torch.zeros(dim), torch.eye(dim)).log_prob(x.double()) - scaling.scale.log().sum()
     assert abs(problem.bits(model)[0] + float(nats.mean()) / (dim * math.log(2))) < 1e-5
+
+
+def test_real_samples_are_held_out_and_the_floors_are_trained_on():
+    """Told apart by their labels, the rows' own numbers; every row once."""
+    values = torch.arange(100.0)[:, None].repeat(1, 2)
+    train, held = Data(values, name="numbers").split(0.3)
+    problem = of_data(train, held, 25, 0, 0)
+    rows = {name: set(x[:, 0].tolist()) for name, x in (("real", problem.real), ("other", problem.other))}
+    unseen = set(held.raw(torch.arange(30))[:, 0].tolist())
+    assert rows["real"] <= unseen and not rows["other"] & unseen and all(len(found) == 25 for found in rows.values())
+
+
+def test_the_flow_error_is_that_of_a_known_flow():
+    """The end points of a Gaussian's flow are the affine map of the starts: what is added is what is found."""
+    target = targets.Gaussian(torch.tensor([1.0, -2.0]).double(), torch.tensor([0.25, 4.0]).double())
+    model = target.model(VP())
+    ends = cell.flow_ends(model, (2,), 200, 3)
+    starts = sample(model, (200, 2), Adams(), 40, seeds=range(3 * cell.ROOM, 3 * cell.ROOM + 200))
+    assert (ends - starts).abs().max() < 1e-6
+    off = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).double()
+    found = flow_estimate(ends + 0.1 * off, ends)
+    squares = off.square().mean(1)
+    assert abs(found.value - 0.1 * squares.mean().sqrt()) < 1e-12
+    # the delta method: d√m = dm/(2√m)
+    assert abs(found.standard_error - 0.05 * squares.std() / math.sqrt(200) / squares.mean().sqrt()) < 1e-12
 
 
 def test_what_is_there_is_not_done_again(tmp_path, monkeypatch):
