@@ -120,6 +120,22 @@ def test_what_is_there_is_not_done_again(tmp_path, monkeypatch):
     assert len(done) == 3
 
 
+def test_a_model_trained_further_is_measured_anew(tmp_path, monkeypatch):
+    options = {"processes": [VP()], "samplers": [Adams()], "steps": [3], "bits": 0}
+    first = on_moons(tmp_path, **options)
+    second = on_moons(tmp_path, train_steps=16, **options)
+    assert first[0].quality != second[0].quality and len(list((tmp_path / "cells").iterdir())) == 2
+
+
+def test_steps_are_sorted_so_that_pictures_show_the_most(tmp_path, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(report.pictures, "draw", lambda folder, real, found: shown.update(found) or {})
+    rows = on_target(tmp_path, samplers=[DDIM()], steps=[8, 4])
+    assert [row.steps for row in rows] == [4, 8]
+    model = targets.EXAMPLES["gmm"]().model(VP())
+    assert torch.equal(next(iter(shown.values())), sample(model, (60, 2), DDIM(), 8, seeds=range(60)))
+
+
 def test_a_cell_that_is_no_cell_is_named(tmp_path):
     on_target(tmp_path)
     path = next((tmp_path / "cells").glob("*.safetensors"))
@@ -267,15 +283,11 @@ def test_what_cannot_be_compared_is_refused(options, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_samples_start_from_the_same_noise(tmp_path):
+def test_samples_start_from_the_same_noise(tmp_path, monkeypatch):
     """The first samples of every deterministic sampler are near each other: they are the same digits, so to speak."""
     shown = {}
-    original = report.pictures.draw
-    try:
-        report.pictures.draw = lambda folder, real, found: shown.update(found) or {}
-        on_target(tmp_path, samplers=[Adams(), DDIM()], steps=[200])
-    finally:
-        report.pictures.draw = original
+    monkeypatch.setattr(report.pictures, "draw", lambda folder, real, found: shown.update(found) or {})
+    on_target(tmp_path, samplers=[Adams(), DDIM()], steps=[200])
     one, other = shown.values()
     assert (one - other).norm(dim=1).median() < 0.05
 
