@@ -1,20 +1,16 @@
-"""scoresde compare: what it measures, and that it goes on where it was stopped without doing a cell again."""
+"""What scoresde compare measures, and what it refuses."""
 
 import json
 import math
 import re
-import shutil
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from scoresde import VP, RectifiedFlow, sample, targets
+from scoresde import VP, sample, targets
 from scoresde.cli import main
 from scoresde.compare import cell, compare, report
 from scoresde.compare import grid as compare_module
@@ -24,21 +20,7 @@ from scoresde.data import Data
 from scoresde.data import load as load_data
 from scoresde.metrics import METRICS, Metric, precision
 from scoresde.samplers import DDIM, DDPM, DEIS, Adams, DPMSolverPP, Euler, Heun, Sampler
-
-SMALL = {"num": 60, "bits": 5, "draws": 20, "quiet": True}
-
-
-def on_target(out, **given):
-    options = {"processes": [VP()], "samplers": [Adams(), DDPM()], "steps": [4, 8], **SMALL, **given}
-    return compare(out, target="gmm", **options)
-
-
-def on_moons(out, **given):
-    options = {
-        "processes": [VP(), RectifiedFlow()], "predictions": ["v"], "samplers": [Adams(), DDIM()], "steps": [3, 6],
-        "train_steps": 12, "data_options": {"n": 300}, "config": "data: moons\n", **SMALL, **given,
-    }  # fmt: skip
-    return compare(out, data="moons", **options)
+from tests.comparisons import MINE, SMALL, on_target
 
 
 def test_a_comparison_is_a_folder(tmp_path, capsys):
@@ -107,26 +89,6 @@ def test_the_flow_error_is_that_of_a_known_flow():
     assert abs(found.standard_error - 0.05 * squares.std() / math.sqrt(200) / squares.mean().sqrt()) < 1e-12
 
 
-def test_what_is_there_is_not_done_again(tmp_path, monkeypatch):
-    first = on_target(tmp_path)
-    done = []
-    original = cell.run
-    monkeypatch.setattr(cell, "run", lambda *a: done.append(a[1:3]) or original(*a))
-    again = on_target(tmp_path)
-    assert not done and again == first
-    wider = on_target(tmp_path, steps=[4, 8, 6])
-    assert done == [(Adams(), 6), (DDPM(), 6)] and wider[0] == first[0]
-    on_target(tmp_path, seed=1, samplers=[Adams()], steps=[4])  # other noise is another cell
-    assert len(done) == 3
-
-
-def test_a_model_trained_further_is_measured_anew(tmp_path, monkeypatch):
-    options = {"processes": [VP()], "samplers": [Adams()], "steps": [3], "bits": 0}
-    first = on_moons(tmp_path, **options)
-    second = on_moons(tmp_path, train_steps=16, **options)
-    assert first[0].quality != second[0].quality and len(list((tmp_path / "cells").iterdir())) == 2
-
-
 def test_steps_are_sorted_so_that_pictures_show_the_most(tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(report.pictures, "draw", lambda folder, real, found: shown.update(found) or {})
@@ -134,49 +96,6 @@ def test_steps_are_sorted_so_that_pictures_show_the_most(tmp_path, monkeypatch):
     assert [row.steps for row in rows] == [4, 8]
     model = targets.EXAMPLES["gmm"]().model(VP())
     assert torch.equal(next(iter(shown.values())), sample(model, (60, 2), DDIM(), 8, seeds=range(60)))
-
-
-def test_a_cell_that_is_no_cell_is_named(tmp_path):
-    on_target(tmp_path)
-    path = next((tmp_path / "cells").glob("*.safetensors"))
-    path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=re.escape(str(path))):
-        on_target(tmp_path)
-
-
-def test_a_stopped_comparison_ends_as_one_left_alone(tmp_path, monkeypatch):
-    """Stopped in the middle of its cells, it ends with the same metrics to the last bit, no cell done twice."""
-    on_moons(tmp_path / "alone")
-    done, original = [], cell.run
-
-    def stopping(*arguments):
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(arguments[1:3])
-        return original(*arguments)
-
-    monkeypatch.setattr(cell, "run", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        on_moons(tmp_path / "stopped")
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped" / "cells").iterdir()}
-    monkeypatch.setattr(cell, "run", original)
-    on_moons(tmp_path / "stopped")
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept and len(kept) >= 3
-    alone, stopped = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("alone", "stopped"))
-    assert alone == stopped and len(alone.splitlines()) == 8
-
-
-def test_models_of_a_comparison_are_runs_that_load(tmp_path):
-    rows = on_moons(tmp_path / "one")
-    runs = sorted((tmp_path / "one" / "models").iterdir())
-    assert [path.name for path in runs] == ["RectifiedFlow-v", "VP-v"]
-    assert main(["sample", str(runs[0]), "--num", "3", "--steps", "3", "--quiet"]) == 0
-    assert main(["likelihood", str(runs[1]), "--num", "3", "--quiet"]) == 0
-    again = compare(tmp_path / "two", models=[runs[1]], samplers=[Adams(), DDIM()], steps=[3, 6], **SMALL)
-    assert [row.quality for row in again] == [row.quality for row in rows[:4]]
-    shutil.copytree(runs[1], tmp_path / "copy")
-    both = compare(tmp_path / "three", models=[runs[1], tmp_path / "copy"], samplers=[Adams()], steps=[3], **SMALL)
-    assert [row.process for row in both] == [f"VP() {runs[1]}", f"VP() {tmp_path / 'copy'}"]
 
 
 def test_models_meet_what_they_have_not_seen(tmp_path, monkeypatch):
@@ -194,29 +113,6 @@ def test_models_meet_what_they_have_not_seen(tmp_path, monkeypatch):
     (tmp_path / "one" / "config.yaml").write_text("held_out: 0.2\n")
     with pytest.raises(ValueError, match="does not say what data it held out"):
         compare(tmp_path / "none", models=[tmp_path / "one"], **SMALL)
-
-
-def test_edited_code_is_measured_anew(tmp_path, monkeypatch):
-    """A sampler of one's own is told by its code, in any process alike; so is a metric."""
-
-    def errors(factor):
-        @dataclass(frozen=True)
-        class Mine(Sampler):
-            size: float = 1.0
-
-            def step(self, model, x, t, s, memory, randn):
-                return x + factor * (s - t) * model.predict("velocity", x, max(t, 1e-3)), memory
-
-        return on_target(tmp_path, samplers=[Mine()], steps=[8])[0].quality["flow_error"].value
-
-    assert errors(1.0) == errors(1.0) != errors(1.1)
-    code = "import sys; sys.path.append('.'); import mine_code; from scoresde._fingerprint import fingerprint; "
-    code += "print(fingerprint(mine_code.Walk(), mine_code.Straight()))"
-    (tmp_path / "mine_code.py").write_text(MINE)
-    found = [subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
-    assert found[0] == found[1]
-    (tmp_path / "mine_code.py").write_text(MINE.replace("max(t, 1e-3)", "max(t, 1e-4)"))
-    assert subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path) != found[0]
 
 
 def test_seeds_of_comparisons_do_not_overlap(tmp_path):
@@ -315,28 +211,6 @@ def test_a_metric_that_real_data_cannot_have_is_said(tmp_path):
             del METRICS["mine"]
 
 
-MINE = """
-import torch
-from dataclasses import dataclass
-from scoresde import Process, targets
-from scoresde.samplers import Sampler
-
-class Straight(Process):
-    def alpha(self, t):
-        return 1 - t
-    def sigma(self, t):
-        return t
-
-@dataclass(frozen=True)
-class Walk(Sampler):
-    def step(self, model, x, t, s, memory, randn):
-        return x + (s - t) * model.predict("velocity", x, max(t, 1e-3)), memory
-
-def two():
-    return targets.GaussianMixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], 0.05)
-"""
-
-
 def test_parts_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine_compare.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
@@ -345,38 +219,6 @@ def test_parts_of_ones_own(tmp_path, monkeypatch, capsys):
     assert main(["compare", *words, "--draws", "20", "--bits", "0", "--quiet", "--out", "run"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("Straight()", "VP(beta_max=15)", "Walk()", "DPMSolverPP(3)"))
-
-
-@pytest.mark.slow
-def test_config_yaml_runs_it_again(tmp_path):
-    """To the same metrics, byte for byte."""
-    words = ["compare", "--data", "moons", "--processes", "VP", "VE(sigma_max=20)", "--predictions", "v", "--samplers"]
-    words += ["Adams", "DPMSolverPP(order=3)", "--steps", "3", "6", "--num", "60", "--bits", "5", "--train_steps", "20"]
-    assert main([*words, "--draws", "20", "--quiet", "--out", str(tmp_path / "one")]) == 0
-    config = (tmp_path / "one" / "config.yaml").read_text().replace(str(tmp_path / "one"), str(tmp_path / "two"))
-    (tmp_path / "config.yaml").write_text(config)
-    assert main(["compare", "--config", str(tmp_path / "config.yaml")]) == 0
-    one, two = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("one", "two"))
-    assert one == two and len(one.splitlines()) == 8
-
-
-@pytest.mark.slow
-def test_killed_by_sigkill_half_way(tmp_path):
-    """In a process of its own, killed among its cells, it goes on: what is there stays as it is."""
-    words = [sys.executable, "-m", "scoresde", "compare", "--target", "gmm", "--num", "200", "--bits", "0"]
-    words += ["--draws", "50", "--quiet", "--out", str(tmp_path / "run")]
-    cells, process = tmp_path / "run" / "cells", subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    while len(list(cells.glob("[!.]*.safetensors")) if cells.exists() else []) < 20:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in cells.glob("[!.]*.safetensors")}
-    assert not (tmp_path / "run" / "report.html").exists() and 20 <= len(kept) < 108
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 108
-    assert not list(cells.glob(".*.draft"))
 
 
 @pytest.mark.slow

@@ -202,6 +202,11 @@ def test_parts_of_your_own_by_their_paths(tmp_path):
     assert load_file(tmp_path / "run" / "samples" / "samples-00000.safetensors")["samples"].shape == (3, 2)
     code, out, _ = call("likelihood", "run", "--num", "3", "--steps", "10", *own)
     assert code == 0 and out.startswith("log p = ")
+    (tmp_path / "mine.py").write_text(
+        MINE.replace("    def alpha", "    def unused(self):\n        pass\n    def alpha", 1)
+    )
+    # The code was edited, the process is the same.
+    assert call("sample", "run", "--num", "4", "--out", "again", *own)[::2] == (0, "")
 
 
 def test_parts_of_your_own_that_do_not_fit(tmp_path, monkeypatch, capsys):

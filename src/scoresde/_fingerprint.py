@@ -18,6 +18,8 @@ LEFT_OUT = {"training", "seen"}
 def fingerprint(*parts: Any, weights: bool = True) -> str:
     """Sixteen letters that differ where tensors, numbers, texts, classes, or the code of functions differ.
 
+    So does the code of classes, if they are the user's own.
+
     Args:
         parts: objects, nested in any way. weights: whether the numbers in modules count, or their shapes only.
     """
@@ -70,7 +72,8 @@ def _made_of(value: Any, weights: bool) -> Iterator[Any]:
     if isinstance(value, FunctionType):
         yield value.__qualname__
         yield value.__code__.co_code
-        yield [part if not hasattr(part, "co_code") else part.co_code for part in value.__code__.co_consts]
+        consts = [part for part in value.__code__.co_consts if part is not value.__doc__]
+        yield [part if not hasattr(part, "co_code") else part.co_code for part in consts]
         yield [*value.__code__.co_names]
         yield value.__defaults__
         yield [cell.cell_contents for cell in value.__closure__ or ()]

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -23,7 +24,6 @@ from torch import nn
 from tqdm import tqdm
 
 from scoresde._files import whole
-from scoresde._fingerprint import fingerprint
 from scoresde.model import Model
 from scoresde.networks import MLP, Scaled
 from scoresde.process import VP, Process
@@ -113,7 +113,8 @@ def opened(
     if ("process" in lacks and process is None) or ("net" in lacks and net is None):
         words = " ".join(f"--{name} {str(said.get(name) or 'module.Name')!r}" for name in lacks)
         raise ValueError(f"{run} was trained with code of your own, which no file may run: add {words}")
-    if process is not None and made_for(run, {}).get("process") not in (None, fingerprint(process)):
+    trained_on = made_for(run, {}).get("process")
+    if process is not None and trained_on is not None and not np.allclose(trained_on, _levels(process), rtol=1e-6):
         raise ValueError(f"process: {run} was trained with another one: add --process {str(said.get('process'))!r}")
     if std is not None and said.get("posthoc") is False:
         raise ValueError(f"std: {run} kept no averages of its weights; train with --posthoc, or leave --std out")
@@ -129,9 +130,15 @@ def opened(
 
 def note_network(out: Path, shape: tuple[int, ...], classes: int | None, scale: float, process: Process) -> None:
     """Keep for what a network was made (network.json), so that one of the user's own can be made again."""
-    about = {"shape": shape, "classes": classes, "scale": scale, "process": fingerprint(process)}
+    about = {"shape": shape, "classes": classes, "scale": scale, "process": _levels(process)}
     with whole(out / "network.json") as draft:
         draft.write_text(json.dumps(about) + "\n")
+
+
+def _levels(process: Process) -> list[float]:
+    """α and σ at nine times: what a process is, however its code is written."""
+    t = torch.linspace(0.0, process.t_max, 9, dtype=torch.float64)
+    return [float(level) for of in (process.alpha, process.sigma) for level in torch.as_tensor(of(t)).expand(9)]
 
 
 def made_for(run: Path, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
