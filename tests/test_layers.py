@@ -17,7 +17,7 @@ LAYERS = [
     {"samplers", "likelihood", "training"},
     {"latent"},
     {"data", "plots", "testing", "distribution", "estimator"},
-    {"demo", "runs"},
+    {"demo", "runs", "explore"},
     {"compare"},
     {"cli"},
     {"__main__", "__init__"},

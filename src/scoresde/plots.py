@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from scoresde._files import whole
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colour-blind-safe palette."""
@@ -16,18 +19,60 @@ STYLES = ("-", (0, (4, 2)), "-.", ":", (0, (1, 1)), (0, (5, 1, 1, 1)))
 """Curves that coincide stay visible."""
 
 
-def _figure(width: float, height: float):
+class Theme(NamedTuple):
+    """What is not a curve's own colour; `faint` stands back."""
+
+    ink: str
+    paper: str
+    faint: str
+
+
+LIGHT = Theme("#1f2328", "#ffffff", "#6e7781")
+DARK = Theme("#e6e8eb", "#15181c", "#9aa4af")
+
+
+def canvas(width: float, height: float, theme: Theme = LIGHT) -> Any:
+    """An empty matplotlib Figure of so many inches, which matplotlib's global state does not know of."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plots need matplotlib; install scoresde[experiments]") from error
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor=theme.paper)
+
+
+def dress(axis: Any, theme: Theme = LIGHT, grid: bool = True) -> None:
+    """Give an axis the theme's colours, two spines and a faint grid; call it last, when its labels and legend stand."""
+    axis.set_facecolor("none")
+    axis.tick_params(which="both", colors=theme.ink, labelsize=8)
+    for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
+        text.set_color(theme.ink)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(theme.faint)
+    if grid:
+        axis.grid(color=theme.faint, alpha=0.25, linewidth=0.6)
+    if (legend := axis.get_legend()) is not None:
+        legend.set_frame_on(False)
+        for text in (*legend.get_texts(), legend.get_title()):
+            text.set_color(theme.ink)
+
+
+def save(figure: Any, path: Path | str) -> None:
+    """Write a figure; a PNG with at most 256 colours, which lines and shades do not miss."""
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as draft:
+        figure.savefig(draft, format=path.suffix[1:] or "png", facecolor=figure.get_facecolor())
+        if path.suffix == ".png":
+            Image.open(draft).convert("RGB").quantize(256).save(draft, format="png", optimize=True)
 
 
 def images(rows: Mapping[str, Tensor], path: Path | str, low: float = -1.0, high: float = 1.0, title: str = "") -> None:
     """One labelled row of grey images for each entry, (N, H, W) each, written to `path`."""
     shown = min(len(x) for x in rows.values())
-    figure = _figure(1.6 + 0.52 * shown, 0.62 * len(rows) + (0.4 if title else 0.1))
+    figure = canvas(1.6 + 0.52 * shown, 0.62 * len(rows) + (0.4 if title else 0.1))
     axes = figure.subplots(len(rows), shown, squeeze=False)
     for line, (name, x) in zip(axes, rows.items()):
         for axis, image in zip(line, x.detach().cpu()):
@@ -50,7 +95,7 @@ def losses(
 
     at: the steps that the values are of, where they are not one a step; then each may be a mean already.
     """
-    figure = _figure(6.4, 4.0)
+    figure = canvas(6.4, 4.0)
     axis = figure.subplots()
     for color, style, (name, values) in zip(COLORS, STYLES, curves.items()):
         series = torch.tensor(list(values), dtype=torch.float64)
@@ -73,21 +118,22 @@ def losses(
 def samples(groups: Mapping[str, Tensor], path: Path | str, levels: int | None = None) -> None:
     """Samples as what they are, one panel a group, written to `path`, in the frame of "real", or of the first.
 
-    Images (N, 1 or 3, H, W) as tiles, in a square, or in one row each for more than two groups; waves (N, C, L) as
-    lines; points (N, 2) in the plane; tables (N, D) as the histograms of their first columns and the planes of each
-    two; anything else flattened to a table.
+        Images (N, 1 or 3, H, W) as tiles, in a square, or in one row each for more than two groups; waves (N, C, L) as
+        lines; points (N, 2) in the plane; tables (N, D) as the histograms of their first columns and the planes of each
+        two; anything else flattened to a table.
 
-    Args:
-        groups: name → raw samples (N, *). levels: of images of whole numbers 0..levels − 1; by the frame's range if
-            None.
+        Args:
+            groups: name → raw samples (N, *). levels: of images of whole numbers 0..levels − 1; by the frame's range if
+                None.
 
-    Example:
-        >>> import tempfile, torch
-        >>> from pathlib import Path
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     samples({"samples": torch.zeros(4, 1, 8, 8)}, Path(folder, "samples.png"))
-        ...     Path(folder, "samples.png").exists()
-        True
+        Example:
+            >>> import tempfile, torch
+            >>> from pathlib import Path
+    from typing import Any, NamedTuple
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     samples({"samples": torch.zeros(4, 1, 8, 8)}, Path(folder, "samples.png"))
+            ...     Path(folder, "samples.png").exists()
+            True
     """
     groups = {name: x.detach().cpu().double() for name, x in groups.items()}
     frame = groups.get("real", next(iter(groups.values())))
@@ -106,7 +152,7 @@ def _panels(groups: Mapping[str, Tensor], width: float, height: float, most: int
     """A figure with a panel a group, at most so many in a row, and the panels."""
     columns = min(len(groups), most)
     rows = -(-len(groups) // columns)
-    figure = _figure(width * columns, height * rows)
+    figure = canvas(width * columns, height * rows)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
     for axis in axes[len(groups) :]:
         axis.set_axis_off()
@@ -160,7 +206,7 @@ def _planes(groups: Mapping[str, Tensor], frame: Tensor):
 def _tables(groups: Mapping[str, Tensor], frame: Tensor, most: int = 4):
     """The first columns: histograms on the diagonal, each two below it."""
     columns = min(most, frame.shape[1])
-    figure = _figure(1.0 + 1.9 * columns, 0.6 + 1.9 * columns)
+    figure = canvas(1.0 + 1.9 * columns, 0.6 + 1.9 * columns)
     axes = figure.subplots(columns, columns, squeeze=False)
     for i in range(columns):
         bins = torch.linspace(float(frame[:, i].min()) - 1e-9, float(frame[:, i].max()) + 1e-9, 31).numpy()

@@ -7,12 +7,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from scoresde._files import whole
 from scoresde.compare.row import Row
 from scoresde.compare.table import Column, floor, frontier, quality, rounded
-from scoresde.plots import COLORS, STYLES, _figure
+from scoresde.plots import COLORS, DARK, LIGHT, STYLES, Theme, canvas
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 """Eleven beside six colours: sixty-six samplers before a look comes twice."""
@@ -22,18 +22,6 @@ PANELS = 16
 
 Pair = tuple[str, str]
 Floor = tuple[float, float] | None
-
-
-class Theme(NamedTuple):
-    """What is not a sampler's own colour; `faint` stands back."""
-
-    ink: str
-    paper: str
-    faint: str
-
-
-LIGHT = Theme("#1f2328", "#ffffff", "#6e7781")
-DARK = Theme("#e6e8eb", "#15181c", "#9aa4af")
 
 
 def figure(rows: Sequence[Row], metric: str, dark: bool = False) -> Any:
@@ -55,8 +43,7 @@ def figure(rows: Sequence[Row], metric: str, dark: bool = False) -> Any:
     down, across = (1 + max(place[i] for place in places.values()) for i in (0, 1))
     samplers = list(dict.fromkeys(row.sampler for row in rows))
     lines = math.ceil(len(samplers) / min(4, max(2, 100 // max(map(len, samplers)))))
-    picture = _figure(9.0 if across > 1 else 6.4, (2.5 if down > 1 else 3.6) * down + 0.75 + 0.2 * lines)
-    picture.set_facecolor(theme.paper)
+    picture = canvas(9.0 if across > 1 else 6.4, (2.5 if down > 1 else 3.6) * down + 0.75 + 0.2 * lines, theme)
     axes = picture.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for axis in axes.flat:
         axis.set_visible(False)
