@@ -34,6 +34,19 @@ def gaussian():
     return targets.Gaussian(torch.tensor([1.0, -0.5], dtype=torch.float64), covariance)
 
 
+def classes():
+    """Two classes in the plane, of two modes and of one."""
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.2, -1.0]], dtype=torch.float64)
+    mixture = targets.GaussianMixture(torch.tensor([0.3, 0.2, 0.5]).double(), means, torch.tensor([0.1, 0.2, 0.15]))
+    return targets.Labelled(mixture, [0, 1, 0])
+
+
+def apart():
+    """The same, with modes so narrow that samples tell which they are of."""
+    mixture = classes().mixture
+    return targets.Labelled(targets.GaussianMixture(mixture.weights, mixture.means, mixture.covariances / 8), [0, 1, 0])
+
+
 def exact_flow(target, process, x, t, s):
     """The probability flow of a Gaussian in closed form: a normal variable keeps its standardised value."""
 

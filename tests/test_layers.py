@@ -15,7 +15,7 @@ LAYERS = [
     {"model", "targets"},
     {"dynamics", "solve", "flow", "divergence", "adaptation", "density", "adjoint"},
     {"samplers", "likelihood", "training"},
-    {"latent"},
+    {"latent", "guidance"},
     {"data", "plots", "testing", "distribution", "estimator"},
     {"demo", "runs", "explore"},
     {"compare"},

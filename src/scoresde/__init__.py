@@ -4,7 +4,7 @@ A `Process` says how data is noised; a `Model` is a network, a process and the n
 everything else is a function of a `Model`.
 """
 
-from scoresde import metrics, networks, targets
+from scoresde import guidance, metrics, networks, targets
 from scoresde.distribution import distribution
 from scoresde.dynamics import Dynamics, Forward, Langevin, Reverse
 from scoresde.latent import decode, interpolate, round_trip
@@ -21,8 +21,8 @@ __version__ = "0.1.0"
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "EDM", "EMA", "PREDICTIONS", "VE", "VP", "Cosine", "Count", "Discrete", "Dynamics", "Forward", "Langevin",
     "Model", "Process", "RectifiedFlow", "Reverse", "ScoreDensity", "Sigmoid", "SubVP", "bits_per_dim", "convert",
-    "ddpm", "decode", "distribution", "elbo", "encode", "fit", "fit_dequantizer", "grids", "interpolate", "load",
-    "log_prob", "loss", "metrics", "networks", "round_trip", "sample", "save", "solve", "targets", "vlb",
+    "ddpm", "decode", "distribution", "elbo", "encode", "fit", "fit_dequantizer", "grids", "guidance", "interpolate",
+    "load", "log_prob", "loss", "metrics", "networks", "round_trip", "sample", "save", "solve", "targets", "vlb",
 ]  # fmt: skip
 
 

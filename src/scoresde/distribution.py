@@ -14,7 +14,7 @@ from torch.distributions import Distribution, constraints
 from scoresde import _checks
 from scoresde.flow import Flow
 from scoresde.likelihood import log_prob
-from scoresde.model import Model, conditions, is_covariance
+from scoresde.model import Model, is_changed, is_covariance
 from scoresde.process.base import randn
 from scoresde.samplers import Adams, Sampler, sample
 
@@ -159,7 +159,7 @@ class ModelDistribution(Distribution):
         return f"ModelDistribution({self.model.process!r}, event_shape={tuple(self.event_shape)}{batch})"
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        if self.model.moments is None or conditions(self.model):
+        if self.model.moments is None or is_changed(self.model):
             raise NotImplementedError(
                 "the mean and variance are known only where model.moments are, and no condition was filled in; "
                 "estimate them by sample((n,))"

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scoresde.model import Model, conditions, determines, is_covariance
+from scoresde.model import Model, determines, is_changed, is_covariance
 from scoresde.prediction import limit, row, row_at
 from scoresde.process.base import TINY, Process
 
@@ -182,7 +182,7 @@ class Flow:
 
     @staticmethod
     def of(model: Model, x: Tensor) -> Flow:
-        known = model.moments is not None and not conditions(model)
+        known = model.moments is not None and not is_changed(model)
         return Flow(model, Frame.of(model, x), x.shape[1:], known, determines(model, "x0"))
 
     def is_far(self, w: float) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -187,17 +188,54 @@ def determines(model: Model, prediction: Prediction) -> bool:
 
 def conditions(model: Model) -> dict[str, Any]:
     """The conditions that `given` filled in."""
-    found, net = {}, model.net
-    while isinstance(net, _Wrapped):
-        if isinstance(net.function, _Given):
-            found = {**net.function.cond, **found}
-        net = net.model.net
+    found: dict[str, Any] = {}
+    for function in _functions(model):
+        if isinstance(function, _Given):
+            found = {**function.cond, **found}
     return found
 
 
 def is_conditioned(model: Model) -> bool:
     """Whether conditions that may belong to single samples were filled in by `given`."""
     return any(isinstance(c, Tensor) and c.ndim for c in conditions(model).values())
+
+
+def is_changed(model: Model) -> bool:
+    """Whether conditions or guidance make its law another than the one its moments are of."""
+    return any(isinstance(function, (_Given, Guide)) for function in _functions(model))
+
+
+def _functions(model: Model) -> Iterator[Any]:
+    """What the model was wrapped in, the outermost first."""
+    net = model.net
+    while isinstance(net, _Wrapped):
+        yield net.function
+        net = net.model.net
+
+
+class Guide(nn.Module):
+    """A function for `wrap` that changes the model's law; modules that it holds are part of the model.
+
+    What belongs to single samples, as the label for a classifier, reaches it as a condition of its own, by `filled`:
+    then it follows its samples wherever conditions do. Its own are the names that begin with `mark`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mark = f"{MARK}{uuid4()} "
+
+    def filled(self, model: Model, **own: Any) -> Model:
+        """The model guided by this, with its own conditions filled in."""
+        guided = model.wrap(self)
+        return guided.given(**{self.mark + name: value for name, value in own.items()}) if own else guided
+
+    def own(self, cond: dict[str, Any], name: str) -> Any:
+        """One of its own conditions, taken out of `cond`."""
+        return cond.pop(self.mark + name)
+
+
+MARK = "guide "
+"""How the names of guides' own conditions begin; no network has an argument of such a name."""
 
 
 class _Given:

@@ -73,8 +73,40 @@ class MLP(Recorded):
         self.label = None if classes is None else LabelEmbedding(classes, features)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return self._answer(x, t, label).reshape(x.shape).to(x.dtype)
+
+    def _answer(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         _checks.state(x, t, self.shape, self.enter.weight.dtype)
         condition, hidden = add_label(self.label, self.embedding(t), t, label), self.enter(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, condition)
-        return self.leave(hidden).reshape(x.shape).to(x.dtype)
+        return self.leave(hidden)
+
+
+class Classifier(MLP):
+    """`MLP` with a logit for each class instead of a sample: (B, *shape), (B,) -> (B, classes).
+
+    Args:
+        shape: of one sample, D or a tuple. classes: how many. width, blocks, features, highest: as `MLP`.
+
+    Example:
+        >>> import torch
+        >>> Classifier((8, 8), classes=10)(torch.zeros(3, 8, 8), torch.rand(3)).shape
+        torch.Size([3, 10])
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        classes: int,
+        width: int = 128,
+        blocks: int = 3,
+        features: int = 64,
+        highest: float = 1000.0,
+    ) -> None:
+        super().__init__(shape, width, blocks, features, highest=highest)
+        _checks.whole(classes=classes)
+        self.leave = zeroed(nn.Linear(width, classes))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._answer(x, t, None).to(x.dtype)

@@ -74,13 +74,18 @@ class _Exact(nn.Module):
         self.target, self.process, self.prediction = target, process, prediction
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        if x[0:1].numel() != self.target.dim and x.shape[0]:
-            raise ValueError(f"x must have {self.target.dim} numbers a sample, got shape {tuple(x.shape)}")
-        t = limit(t)
-        a, b = (c.reshape(-1, 1) if isinstance(c, Tensor) else c for c in row(self.prediction, self.process, t))
-        alpha, sigma = self.process.alpha(t).reshape(-1, 1), self.process.sigma(t).reshape(-1, 1)
-        wide = x.flatten(1).double()
-        return self.target.expect(wide, alpha, sigma, a, b).to(x.dtype).reshape(x.shape)
+        return exact_answer(self.target, self.process, self.prediction, x, t)
+
+
+def exact_answer(target: Target, process: Process, prediction: Prediction, x: Tensor, t: Tensor) -> Tensor:
+    """The target's prediction at x: (B, *) and t: (B,), in x's dtype."""
+    if x[0:1].numel() != target.dim and x.shape[0]:
+        raise ValueError(f"x must have {target.dim} numbers a sample, got shape {tuple(x.shape)}")
+    t = limit(t)
+    a, b = (c.reshape(-1, 1) if isinstance(c, Tensor) else c for c in row(prediction, process, t))
+    alpha, sigma = process.alpha(t).reshape(-1, 1), process.sigma(t).reshape(-1, 1)
+    wide = x.flatten(1).double()
+    return target.expect(wide, alpha, sigma, a, b).to(x.dtype).reshape(x.shape)
 
 
 def by_rows(function: Callable[..., Tensor], limit: int, x: Tensor, *more: Any) -> Tensor:

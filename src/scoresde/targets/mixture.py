@@ -100,7 +100,7 @@ class GaussianMixture(Target):
         wide = self._points(x)
         if bool((self.variances == 0).any()):
             raise ValueError("the density is infinite: a covariance is singular; ask marginal(process, t) with t > 0")
-        return self._posterior(wide, 1.0, 0.0)[0]
+        return self.log_joint(wide, 1.0, 0.0)
 
     def marginal(self, process: Process, t: Any) -> GaussianMixture:
         t = _checks.number("t", t)
@@ -110,6 +110,10 @@ class GaussianMixture(Target):
         result = GaussianMixture(self.weights, alpha * self.means, covariances)
         result.dtype = self.dtype
         return result
+
+    def log_joint(self, x: Tensor, alpha: Any, sigma: Any) -> Tensor:
+        """log of w_k times the density of α x₀ + σ ε for x₀ from component k, at x: (B, D) float64; (B, K)."""
+        return self._posterior(x, alpha, sigma)[0]
 
     def expect(self, x: Tensor, alpha: Any, sigma: Any, a: Any, b: Any) -> Tensor:
         log_joint, offset, variance = self._posterior(x, alpha, sigma)

@@ -1,0 +1,88 @@
+"""Weights of guidance: numbers, one for each sample, or functions of time; and the other convention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoresde import _checks
+from scoresde.process.base import spread
+
+Weight = float | Tensor | Callable[[Tensor], Any]
+"""A number, a tensor (B,), or a function of t: (B,) that returns either."""
+
+
+def interval(weight: float | Tensor, low: float, high: float) -> Callable[[Tensor], Tensor]:
+    """The weight for low <= t <= high, and 1 (no guidance) elsewhere, where one half of the calls is saved.
+
+    Args:
+        weight: () or (B,). low, high: times, of the model's process; process.time(-2 * log(ρ)) is where σ/α = ρ.
+    Raises:
+        ValueError: low above high.
+
+    Example:
+        >>> import torch
+        >>> interval(3.0, 0.2, 0.6)(torch.tensor([0.1, 0.4, 0.9]))
+        tensor([1., 3., 1.])
+
+    Reference: Kynkäänniemi et al. (2024), arXiv 2404.07724, eq. 6.
+    """
+    low, high = _checks.number("low", low), _checks.number("high", high)
+    if low > high:
+        raise ValueError(f"low must not be above high, got low={low:g} and high={high:g}")
+    weight = checked(weight)
+
+    def scheduled(t: Tensor) -> Tensor:
+        return torch.where((t >= low) & (t <= high), torch.as_tensor(weight, dtype=t.dtype, device=t.device), 1.0)
+
+    return scheduled
+
+
+def from_ho_salimans(scale: Any) -> Any:
+    """Our weight for a scale s of the convention (1 + s) ε(x, y) − s ε(x): 1 + s, of a number, a tensor or a schedule.
+
+    The guidance scale of diffusers, Imagen and Stable Diffusion is our weight already.
+
+    Example:
+        >>> from_ho_salimans(2.0), to_ho_salimans(3.0)
+        (3.0, 2.0)
+
+    Reference: Ho and Salimans (2022), arXiv 2207.12598, eq. 6.
+    """
+    return (lambda t: 1 + scale(t)) if callable(scale) else 1 + scale
+
+
+def to_ho_salimans(weight: Any) -> Any:
+    """The inverse of `from_ho_salimans`: weight − 1."""
+    return (lambda t: weight(t) - 1) if callable(weight) else weight - 1
+
+
+def checked(weight: Any, name: str = "weight") -> Any:
+    """A weight, if it is one; a tensor without dimensions as a number."""
+    if isinstance(weight, Tensor) and weight.ndim:
+        if weight.ndim != 1 or not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"{name} must be finite, a number or a tensor (B,), got shape {tuple(weight.shape)}")
+        return weight
+    return weight if callable(weight) else _checks.number(name, weight)
+
+
+def at(weight: Any, x: Tensor, t: Tensor) -> float | Tensor:
+    """The weight at t: (B,): a number where that is all it is, and whoever calls may skip what it makes needless."""
+    if isinstance(weight, float):
+        return weight
+    value = weight(t) if callable(weight) else weight
+    if not isinstance(value, Tensor):
+        return _checks.number("weight", value)
+    if value.shape not in ((), x.shape[:1]):
+        raise ValueError(f"weight must have shape () or ({len(x)},) for {len(x)} samples, got {tuple(value.shape)}")
+    if callable(weight) and value.numel() and not _checks.traced(value) and bool((value == value.flatten()[0]).all()):
+        return _checks.number("weight", value.flatten()[0])
+    return value
+
+
+def times(weight: float | Tensor, x: Tensor) -> Any:
+    """A weight, ready to multiply x: (B, *)."""
+    return weight if isinstance(weight, float) else spread(weight.expand(x.shape[0]), x)
