@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from scoresde import EDM, PREDICTIONS, VP, Model, RectifiedFlow, guidance
+from scoresde._fingerprint import fingerprint
 from tests.guides import GUIDES, LABEL, WEIGHT, X
 from tests.problems import MAIN, NAMES, classes, name
 
@@ -156,6 +157,17 @@ def test_guided_models_follow_deepcopy_processes_and_inference_mode():
     with torch.inference_mode():
         torch.testing.assert_close(model(X, 0.4), copy(X, 0.4))
     assert all(p.shape for p in model.net.buffers())
+
+
+def test_a_guided_model_made_again_is_the_same_to_whoever_goes_on_with_it():
+    """As files of samples do, in another process."""
+    for guide in GUIDES.values():
+        one, two = (fingerprint(guide(classes().model(VP()), VP())) for _ in range(2))
+        assert one == two
+    three, four = (
+        fingerprint(guidance.classifier_free(classes().model(VP()).given(label=LABEL), w)) for w in (3.0, 4.0)
+    )
+    assert three != four
 
 
 def test_the_other_convention():

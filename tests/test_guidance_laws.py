@@ -143,3 +143,21 @@ def test_a_sample_does_not_depend_on_its_batch():
     alone = guidance.classifier_free(classes().model(VP(), "v").given(label=LABEL[7:8]), WEIGHT[7:8])
     together = log_prob(guided, X, tolerance=1e-3).value[7]
     assert abs(together - log_prob(alone, X[7:8], tolerance=1e-3).value[0]) < 1e-9
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("process", [VP(), RectifiedFlow()], ids=name)
+def test_guided_models_on_an_accelerator(process):
+    """The same as on the CPU, to rounding; weights and labels follow from wherever they are."""
+    cpu = classes().model(process, "v").given(label=LABEL)
+    gpu = classes().cuda().model(process, "v").given(label=LABEL)
+    for guide in (
+        lambda model: guidance.classifier_free(model, WEIGHT),
+        lambda model: guidance.threshold(guidance.temperature(guidance.classifier_free(model, lambda t: 1 + t), 0.5)),
+        lambda model: guidance.autoguidance(model, model, 2.0),
+    ):
+        end = [sample(guide(model), x=X.to(device), steps=10).cpu() for model, device in ((cpu, "cpu"), (gpu, "cuda"))]
+        torch.testing.assert_close(*end, rtol=1e-9, atol=1e-9)
+    guided = guidance.classifier(gpu, classes().cuda().classifier(process), LABEL, WEIGHT)
+    other = guidance.classifier(cpu, classes().classifier(process), LABEL, WEIGHT)
+    torch.testing.assert_close(guided(X.cuda(), 0.5).cpu(), other(X, 0.5), rtol=1e-9, atol=1e-9)

@@ -120,6 +120,9 @@ def test_labels_and_widths_of_averages(tmp_path, capsys):
     assert sample(tmp_path / "run", *words) == 0
     samples = load_file(tmp_path / "run" / "samples-label7" / "samples-00000.safetensors")["samples"]
     assert samples.shape == (3, 1, 8, 8) and samples.dtype == torch.uint8 and samples.max() <= 16
+    assert sample(tmp_path / "run", *words, "--weight", 3) == 0
+    guided = load_file(tmp_path / "run" / "samples-label7-weight3" / "samples-00000.safetensors")["samples"]
+    assert guided.shape == samples.shape and not torch.equal(guided, samples)
     assert likelihood(tmp_path / "run", "--conditional", "--num", 2, "--steps", 3, "--divergence", "hutchinson") == 0
     assert "bits/dim" in capsys.readouterr().out
 
@@ -284,6 +287,7 @@ def test_what_does_not_belong_together_is_one_line(tmp_path, capsys):
     for call, words, message in [
         (sample, ["--std", 0.1], "kept no averages of its weights; train with --posthoc"),
         (sample, ["--label", 3], "label was given to a network without classes"),
+        (sample, ["--weight", 3], "weight is of guidance towards a class; add --label 7, say, got --weight 3 alone"),
         (sample, ["--process", "VE"], "has its own; leave --process out"),
         (sample, ["--num", 2, "--seed", 1], "holds other samples than these"),
         (likelihood, ["--data", "digits"], "the model is of continuous data, digits are of 17 levels"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -217,15 +216,15 @@ class Guide(nn.Module):
     """A function for `wrap` that changes the model's law; modules that it holds are part of the model.
 
     What belongs to single samples, as the label for a classifier, reaches it as a condition of its own, by `filled`:
-    then it follows its samples wherever conditions do. Its own are the names that begin with `mark`.
+    then it follows its samples wherever conditions do. Its own are the names that begin with `mark`, which says how
+    many guides the model had before.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.mark = f"{MARK}{uuid4()} "
+    mark: str
 
     def filled(self, model: Model, **own: Any) -> Model:
         """The model guided by this, with its own conditions filled in."""
+        self.mark = f"{MARK}{sum(isinstance(function, Guide) for function in _functions(model))} "
         guided = model.wrap(self)
         return guided.given(**{self.mark + name: value for name, value in own.items()}) if own else guided
 

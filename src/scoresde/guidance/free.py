@@ -121,7 +121,7 @@ class _Free(Guide):
     """y(∅) + Σ w_k (y(c_k) − y(∅)); c_k = None stands for the conditions that the model has."""
 
     def __init__(
-        self, weights: list[Any], parts: list[dict[str, Any] | None], null: Mapping[str, Any] | None, rescale: float
+        self, weights: list[Any], parts: Sequence[dict[str, Any] | None], null: Mapping[str, Any] | None, rescale: float
     ) -> None:
         super().__init__()
         if null is not None and not isinstance(null, Mapping):
@@ -135,19 +135,18 @@ class _Free(Guide):
 
     def forward(self, model: Model, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         w = [at(self.own(cond, f"weight {k}") if w is None else w, x, t) for k, w in enumerate(self.weights)]
-        parts = [part and {name: self.own(cond, f"{k} {name}") for name in part} for k, part in enumerate(self.parts)]
+        own = [{name: self.own(cond, f"{k} {name}") for name in part or ()} for k, part in enumerate(self.parts)]
         cond = {**conditions(model), **cond}
-        parts = [self._public(cond) if part is None else part for part in parts]
-        wanted = {name: _rows(name, value, x) for part in parts for name, value in part.items()}
-        blank = {name: self._blank(name, value) for name, value in wanted.items() if self._drops(name)}
+        parts = [{k: _rows(k, value, x) for k, value in (part or self._public(cond)).items()} for part in own]
+        blank = {name: self._blank(name, value) for part in parts for name, value in part.items()}
         kept = {name: value for name, value in cond.items() if name not in blank}
-        rows = [{**blank, **{name: _rows(name, value, x) for name, value in part.items()}} for part in parts]
-        asked = [(w_k, row) for w_k, row in ((1.0 - sum(w), blank), *zip(w, rows)) if not _is(w_k, 0.0)]
-        y = _together(model, x, t, [row for _, row in asked], kept)
+        asked = [(1.0 - sum(w), blank), *zip(w, [{**blank, **part} for part in parts])]
+        asked = [(w_k, part) for w_k, part in asked if not _is(w_k, 0.0)]
+        y = _together(model, x, t, [part for _, part in asked], kept)
         if len(asked) == 1 and _is(asked[0][0], 1.0):
             return y[0]
-        guided = sum(times(w_k, x) * y_k for (w_k, _), y_k in zip(asked, y))
-        return _rescaled(model, guided, y[-1], x, t, self.rescale) if self.rescale else guided  # type: ignore
+        guided = torch.stack([times(w_k, x) * y_k for (w_k, _), y_k in zip(asked, y)]).sum(0)
+        return _rescaled(model, guided, y[-1], x, t, self.rescale) if self.rescale else guided
 
     def _public(self, cond: dict[str, Any]) -> dict[str, Any]:
         """The conditions that are not guides' own."""

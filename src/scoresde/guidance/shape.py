@@ -118,7 +118,7 @@ class _Threshold(Guide):
         rank = math.ceil(self.percentile * x0[:1].numel())
         flat = x0.flatten(1).abs()
         size = flat.kthvalue(rank, dim=1).values.clamp_min(self.bound) if rank else flat.new_full(t.shape, self.bound)
-        size = spread(size, x)
+        size = size.reshape(-1, *[1] * (x.ndim - 1))
         change = x0.clamp(-size, size) * (self.bound / size) - x0
         at = limit(t)
         a, b = row(model.prediction, model.process, at)

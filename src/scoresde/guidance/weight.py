@@ -52,12 +52,16 @@ def from_ho_salimans(scale: Any) -> Any:
 
     Reference: Ho and Salimans (2022), arXiv 2207.12598, eq. 6.
     """
-    return (lambda t: 1 + scale(t)) if callable(scale) else 1 + scale
+    return _moved(scale, 1.0)
 
 
 def to_ho_salimans(weight: Any) -> Any:
     """The inverse of `from_ho_salimans`: weight − 1."""
-    return (lambda t: weight(t) - 1) if callable(weight) else weight - 1
+    return _moved(weight, -1.0)
+
+
+def _moved(weight: Any, by: float) -> Any:
+    return (lambda t: weight(t) + by) if callable(weight) else weight + by  # pyright: ignore[reportOperatorIssue]
 
 
 def checked(weight: Any, name: str = "weight") -> Any:
@@ -85,4 +89,4 @@ def at(weight: Any, x: Tensor, t: Tensor) -> float | Tensor:
 
 def times(weight: float | Tensor, x: Tensor) -> Any:
     """A weight, ready to multiply x: (B, *)."""
-    return weight if isinstance(weight, float) else spread(weight.expand(x.shape[0]), x)
+    return spread(weight.expand(x.shape[0]), x) if isinstance(weight, Tensor) else weight

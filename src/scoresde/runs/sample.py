@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from scoresde import plots
+from scoresde import guidance, plots
 from scoresde.process import Process
 from scoresde.runs.folder import MakeNet, describe, device_of, home_of, made_for, opened, pictured, said_of
 from scoresde.runs.train import DRAWN
@@ -21,7 +21,7 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]
 
 def sample(
     run: Path, num: int = 1000, out: Path | None = None, sampler: Sampler | None = None, steps: int = 20,
-    label: int | None = None, std: float | None = None, shape: tuple[int, ...] | None = None,
+    label: int | None = None, weight: float = 1.0, std: float | None = None, shape: tuple[int, ...] | None = None,
     process: Process | None = None, net: MakeNet | None = None, seed: int = 0, shard: int = 1000,
     batch: int | None = None, device: str = "auto", quiet: bool = False, config: str = "",
 ) -> list[Path]:  # fmt: skip
@@ -33,10 +33,11 @@ def sample(
     Args:
         run: the folder of a training, or a file that `save` wrote.
         num: how many samples.
-        out: the folder for samples-00000.safetensors, ...; RUN/samples, or RUN/samples-label7, if not given.
+        out: the folder for samples-00000.safetensors, ...; RUN/samples, or RUN/samples-label7-weight3, if not given.
         sampler: Adams if not given.
         steps: of the sampler.
         label: the class to draw from, for a network trained with --conditional.
+        weight: of classifier-free guidance; 1 is the class alone, 0 none.
         std: relative width of the average of weights, of a run trained with --posthoc.
         shape: of one sample, such as 1 28 28, for a model that does not tell.
         process: your own, if the run has one.
@@ -53,10 +54,16 @@ def sample(
     where = device_of(device)
     model = opened(run, where, std, process, net)
     network = model.net
+    name = "samples"
     if label is not None:
+        name += f"-label{label}"
         model = model.given(label=torch.tensor(label, device=where))
-    home = home_of(run)
-    folder = out or home / ("samples" if label is None else f"samples-label{label}")
+    if weight != 1.0 and label is not None:
+        name += f"-weight{weight:g}"
+        model = guidance.classifier_free(model, weight)
+    elif weight != 1.0:
+        raise ValueError(f"weight is of guidance towards a class; add --label 7, say, got --weight {weight:g} alone")
+    folder = out or home_of(run) / name
     if shape is None and model.moments is None:
         shape = tuple(made_for(run, {}).get("shape", ()))
         if not shape:
