@@ -120,8 +120,8 @@ def test_labels_and_widths_of_averages(tmp_path, capsys):
     assert sample(tmp_path / "run", *words) == 0
     samples = load_file(tmp_path / "run" / "samples-label7" / "samples-00000.safetensors")["samples"]
     assert samples.shape == (3, 1, 8, 8) and samples.dtype == torch.uint8 and samples.max() <= 16
-    assert sample(tmp_path / "run", *words, "--weight", 3) == 0
-    guided = load_file(tmp_path / "run" / "samples-label7-weight3" / "samples-00000.safetensors")["samples"]
+    assert sample(tmp_path / "run", *words, "--weight", 10_000) == 0  # four steps know little of classes
+    guided = load_file(tmp_path / "run" / "samples-label7-weight10000" / "samples-00000.safetensors")["samples"]
     assert guided.shape == samples.shape and not torch.equal(guided, samples)
     assert likelihood(tmp_path / "run", "--conditional", "--num", 2, "--steps", 3, "--divergence", "hutchinson") == 0
     assert "bits/dim" in capsys.readouterr().out

@@ -48,16 +48,18 @@ def classifier(model: Model, net: Callable[[Tensor, Tensor], Tensor], label: Any
     if label.numel() and int(label.min()) < 0:
         raise ValueError(f"label must be of classes from 0, got {int(label.min())}")
     weight = checked(weight)
-    guide = _ByClassifier(net, int(label.max()) if label.numel() else 0, weight)
+    latest = float(model.process.time(2 * math.log(NEGLIGIBLE)))  # where α is not yet negligible beside σ
+    guide = _ByClassifier(net, int(label.max()) if label.numel() else 0, weight, latest)
     return guide.filled(model, label=label.long(), **({"weight": weight} if isinstance(weight, Tensor) else {}))
 
 
 class _ByClassifier(Guide):
     """y − w σ (b − aσ/α) ∇log p_t(label | x): what the score gains, in the model's own row (a, b)."""
 
-    def __init__(self, net: Callable[[Tensor, Tensor], Tensor], highest: int, weight: Any) -> None:
+    def __init__(self, net: Callable[[Tensor, Tensor], Tensor], highest: int, weight: Any, latest: float) -> None:
         super().__init__()
-        self.classifier, self.highest, self.weight = net, highest, None if isinstance(weight, Tensor) else weight
+        self.classifier, self.highest, self.latest = net, highest, latest
+        self.weight = None if isinstance(weight, Tensor) else weight
 
     def forward(self, model: Model, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         label, process = self.own(cond, "label"), model.process
@@ -65,7 +67,7 @@ class _ByClassifier(Guide):
         y = model(x, t, **cond)
         if isinstance(w, float) and w == 0.0:
             return y
-        where = limit(t).clamp_max(_latest(process))
+        where = limit(t).clamp_max(self.latest)
         alpha, sigma = process.alpha(where), process.sigma(where)
         a, b = (torch.as_tensor(c, dtype=where.dtype, device=x.device) for c in row(model.prediction, process, where))
         gain = (sigma * (a * sigma / alpha - b)).expand_as(where)
@@ -85,11 +87,6 @@ class _ByClassifier(Guide):
             return logits.log_softmax(1).gather(1, label.expand(len(x))[:, None]).sum()
 
         return torch.func.grad(log_likelihood)(x)
-
-
-def _latest(process: Process) -> float:
-    """The last time at which α is not negligible beside σ."""
-    return float(process.time(2 * math.log(NEGLIGIBLE)))
 
 
 def fit_classifier(
@@ -128,8 +125,9 @@ def fit_classifier(
     Reference: Dhariwal and Nichol (2021), arXiv 2105.05233, sec. 4.
     """
     _checks.kind("process", process, Process, "VP()")
-    _checks.state("x", x)
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != x.shape[:1] or not len(x):
+    if not len(_checks.state("x", x)):
+        raise ValueError("x must hold at least one row, got none")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != x.shape[:1]:
         got = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels must be int64 of shape ({len(x)},), one for each row of x, got {got}")
     if int(labels.min()) < 0:

@@ -78,8 +78,8 @@ def compose(
     Reference: Liu et al. (2022), arXiv 2206.01714, eq. 11.
     """
     _checks.kind("model", model, Model, "Model(net, VP())")
-    parts = [dict(part) for part in conditions] if not isinstance(conditions, (str, Mapping)) else []
-    if not parts or not all(parts):
+    parts = [*conditions] if isinstance(conditions, (list, tuple)) else []
+    if not parts or not all(isinstance(part, Mapping) and part for part in parts):
         raise ValueError(f"conditions must be a list of one dict a part, as [{{'label': 3}}], got {conditions!r}")
     each = [*weight] if isinstance(weight, (list, tuple)) else [weight] * len(parts)
     if len(each) != len(parts):
