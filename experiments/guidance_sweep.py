@@ -161,8 +161,8 @@ def draw(result: Result, theme: Theme) -> Any:
             i = WEIGHTS.index(w)
             left.plot(x[i].std(), on_modes(x[i]), "o", color=color, markersize=3.2)
             if name == "CFG":
-                left.annotate(f"{w:g}".replace("-", "−"), (x[i].std(), on_modes(x[i])), (4, -9), textcoords="offset points", fontsize=8,
-                              color=theme.ink)  # fmt: skip
+                said, spot = f"{w:g}".replace("-", "−"), (x[i].std(), on_modes(x[i]))
+                left.annotate(said, spot, (4, -9), textcoords="offset points", fontsize=8, color=theme.ink)
     left.set(xlabel="σ of the samples", ylabel="share on the class's modes", title="fidelity against diversity, by w")
     i = WEIGHTS.index(SHOWN)
     middle.fill_between(result.places, result.densities[WEIGHTS.index(1.0)], color=theme.faint, alpha=0.35, linewidth=0)
