@@ -17,7 +17,7 @@ LAYERS = [
     {"samplers", "likelihood", "training"},
     {"latent", "guidance"},
     {"data", "plots", "testing", "distribution", "estimator"},
-    {"demo", "runs", "explore"},
+    {"demo", "runs", "explore", "figures"},
     {"compare"},
     {"cli"},
     {"__main__", "__init__"},

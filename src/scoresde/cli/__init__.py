@@ -32,6 +32,7 @@ class Command(NamedTuple):
 
 
 ON, DRAWS = "the same command goes on from the last", "{steps} steps in {out}; scoresde sample {out} draws from them"
+SHOWN = "index.html shows the lessons that were done"
 
 COMMANDS = {
     "demo":       Command("scoresde.cli.small:demo", "four processes on handwritten digits, in three minutes"),
@@ -40,6 +41,8 @@ COMMANDS = {
     "likelihood": Command("scoresde.runs:likelihood", "bits/dim of held-out data", f"{ON} batch", "{result}"),
     "compare":    Command("scoresde.compare:compare", "which process, prediction, sampler, steps?", f"{ON} cell"),
     "certify":    Command("scoresde.cli.small:certify", "measure every sampler's order against exact answers"),
+    "figures":    Command("scoresde.figures:figures", "ten lessons: pictures and measured claims", SHOWN),
+    "explore":    Command("scoresde.explore:explore", "five of them with sliders, as one HTML page"),
 }  # fmt: skip
 """A command more is a row: a function with type hints and a docstring whose Args say one argument a line. What is
 asked reaches it once more as YAML, if it takes `config`."""

@@ -5,9 +5,13 @@ A frame array's leading axes are the scene's controls, in order: as long as the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from scoresde import _checks
 
 Extent = tuple[float, float, float, float]
 """Left, right, bottom, top."""
@@ -21,6 +25,13 @@ class Control:
     values: Sequence[str]
     kind: Literal["slider", "choice"] = "slider"
     start: int = 0
+
+    def __post_init__(self):
+        _checks.choice("kind", self.kind, ("slider", "choice"))
+        if not self.values or not all(isinstance(value, str) for value in self.values):
+            raise ValueError(f"control {self.name!r}: values must be text, such as ['0.0', '0.5'], got {self.values!r}")
+        if not 0 <= self.start < len(self.values):
+            raise ValueError(f"control {self.name!r}: start must be in 0..{len(self.values) - 1}, got {self.start}")
 
 
 @dataclass(frozen=True)
@@ -54,9 +65,10 @@ class Lines:
 
 @dataclass(frozen=True)
 class Plane:
-    """A part of the plane. density: (*controls, H, W), rows from the bottom up, shaded by the share of the frame's peak.
+    """A part of the plane. density: (*controls, H, W), at the middles of H by W cells.
 
-    points: name → (*controls, N, 2). arrows: name → (*controls, M, 2), from the places at: (M, 2), drawn at one scale.
+    Its rows go from the bottom up; it is shaded by the share of the frame's peak. points: name → (*controls, N, 2).
+    arrows: name → (*controls, M, 2), from the places at: (M, 2), drawn at one scale in the scene.
     """
 
     title: str
@@ -76,11 +88,81 @@ class Numbers:
     title: str = ""
 
 
+Panel: TypeAlias = Picture | Lines | Plane | Numbers
+
+
 @dataclass(frozen=True)
 class Scene:
-    """One interactive figure. about: a sentence or two below the title. panels: from left to right."""
+    """One interactive figure. about: a sentence or two below the title. panels: from left to right.
+
+    Raises:
+        ValueError: frames whose shape the controls do not say, that are not finite, or not positive on a log axis; a
+            control that changes nothing.
+    """
 
     title: str
     about: str
     controls: Sequence[Control]
-    panels: Sequence[Picture | Lines | Plane | Numbers]
+    panels: Sequence[Panel]
+
+    def __post_init__(self):
+        lead, moved = tuple(len(control.values) for control in self.controls), set()
+        for panel in self.panels:
+            for name, values, tail in frames(panel):
+                name = f"{self.title!r}, {type(panel).__name__} {panel.title!r}, {name}"
+                moved |= _moved(name, np.shape(values), lead, tail)
+                if not isinstance(panel, Numbers):
+                    checked(name, values)
+            if isinstance(panel, Lines):
+                marks = [] if panel.mark is None else [panel.mark]
+                if (np.diff(checked("x", panel.x)) < 0).any():
+                    raise ValueError(f"{panel.title!r}: x must not fall")
+                for axis, several in (("x", [panel.x, *marks]), ("y", [*panel.series.values(), *panel.bars.values()])):
+                    if axis in panel.log and any(np.asarray(values).min() <= 0 for values in several):
+                        raise ValueError(f"{panel.title!r}: what is on a log axis must be above 0, in {axis}")
+        for i, control in enumerate(self.controls):
+            if i not in moved and lead[i] > 1:
+                raise ValueError(f"{self.title!r}: the control {control.name!r} changes nothing")
+
+
+def frames(panel: Panel) -> Iterator[tuple[str, Any, tuple[int | None, ...]]]:
+    """The arrays of a panel that the controls lead: what each is called, and its shape behind theirs; None is any."""
+    match panel:
+        case Picture():
+            yield "frames", panel.frames, (None, None)
+        case Lines():
+            for name, values in (*panel.bars.items(), *panel.series.items()):
+                yield name, values, (len(panel.x),)
+            if panel.mark is not None:
+                yield "mark", panel.mark, ()
+        case Plane():
+            if panel.density is not None:
+                yield "density", panel.density, (None, None)
+            for name, values in panel.points.items():
+                yield name, values, (None, 2)
+            for name, values in panel.arrows.items():
+                yield name, values, (len(panel.at), 2)
+        case Numbers():
+            for name, values in panel.rows.items():
+                yield name, values, ()
+
+
+def checked(name: str, values: Any) -> np.ndarray:
+    """An array of finite numbers."""
+    array = np.asarray(values, dtype=float)
+    if not np.isfinite(array).all():
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(f"{name} must be finite, got {array[place]} at {place}")
+    return array
+
+
+def _moved(name: str, shape: tuple[int, ...], lead: tuple[int, ...], tail: tuple[int | None, ...]) -> set[int]:
+    """Which controls change an array of this shape; a ValueError if the controls do not say it."""
+    wanted = (*lead, *tail)
+    fits = len(shape) == len(wanted) and 0 not in shape
+    for i, (got, want) in enumerate(zip(shape, wanted)):
+        fits &= want is None or got == want or (got == 1 and i < len(lead))
+    if not fits:
+        said = ", ".join("any" if n is None else f"{n} or 1" if i < len(lead) else str(n) for i, n in enumerate(wanted))
+        raise ValueError(f"{name} must have the shape ({said}), got {tuple(shape)}")
+    return {i for i, got in enumerate(shape[: len(lead)]) if got > 1}
