@@ -3,7 +3,7 @@
 Three networks learn modes on a ring; each carries the same noise to the data along the paths of its own flow
 ẋ = v(x, t), from t = 1 to 0. How far these are from straight lines walked at an even pace,
 
-    S = ∫₀¹ E‖ẋ_t − (x₁ − x₀)‖² dt,   0 if and only if one Euler step is exact,
+    S = ∫₀¹ E‖ẋ_t − (x₁ − x₀)‖² dt,   0 where one Euler step follows them exactly,
 
 goes with the calls that Euler's method needs; the default sampler, whose coordinates do not depend on the process,
 needs fewer on curved paths too. Upper row: the paths. Lower row: where in time they bend, what a given error costs, and

@@ -58,11 +58,12 @@ class Result:
     """Distances of y = x/α at the last σ/α, root mean square over the points.
 
     Args:
-        names: sampler → the largest of all predictions and processes from v's on the same process. processes: sampler →
-            process → from VP's. ends: sampler → process → steps → from the flow's own end. laws: sampler → process →
-            energy distance to the data.
+        few: steps of the first two. names: sampler → the largest of all predictions and processes from v's on the same
+            process. processes: sampler → process → from VP's. ends: sampler → process → steps → from the flow's own
+            end. laws: sampler → process → energy distance to the data.
     """
 
+    few: int
     names: dict[str, float]
     processes: dict[str, dict[str, float]]
     ends: dict[str, dict[str, dict[int, float]]]
@@ -141,7 +142,7 @@ def measure(quick: bool, device: str) -> Result:
             points = drawn(model, process, SAMPLERS[kind], many, y).cpu()
             law = metrics.measure("energy_distance", points, real, other, floor=floor)
             laws.setdefault(kind, {})[name], floor = law, (law.floor, law.floor_error)
-    return Result(names, processes, ends, laws)
+    return Result(few, names, processes, ends, laws)
 
 
 def same(result: Result) -> list[str]:
@@ -166,7 +167,7 @@ def table(result: Result) -> str:
     beyond = max((law.value - law.floor) / math.hypot(law.standard_error, law.floor_error) for law in every)
     last = max(found[steps[-1]] for kind in IN_TIME for found in result.ends[kind].values())
     return "\n".join([
-        "Distance of the ends, root mean square: between predictions, at most; and between a process and VP",
+        f"Distance of the ends in {result.few} steps, root mean square: between predictions at most, and from VP's",
         lesson.rows(("", "predictions", *others), apart),
         "",
         "Distance to the flow's own end, in so many steps",
@@ -195,7 +196,7 @@ def draw(result: Result, theme: Theme) -> Any:
     left.set(
         xscale="log",
         xlim=(1e-16, 10),
-        xlabel=f"distance from VP's end, from v's (bars)\nin {FEW} steps",
+        xlabel=f"distance from VP's end, from v's (bars)\nin {result.few} steps",
         xticks=[1e-15, 1e-10, 1e-5, 1],
     )
     for color, marker, name in zip(COLORS, MARKERS, PROCESSES):
@@ -206,7 +207,7 @@ def draw(result: Result, theme: Theme) -> Any:
         found = result.ends[kind]["VP"]
         middle.plot(*zip(*found.items()), color=theme.ink, linewidth=2, linestyle=":" if kind == "DDIM" else "-")
     middle.set(
-        xscale="log", yscale="log", xlabel="steps\nsolid: Euler, dashed: Heun\nblack: DDIM (dotted) and Adams, on any"
+        xscale="log", yscale="log", xlabel="steps\nsolid: Euler, dashed: Heun\nthick: DDIM (dotted), Adams (on any)"
     )
     middle.set_ylabel("distance to the flow's end")
     middle.set_xticks(SWEEP, map(str, SWEEP))
@@ -219,7 +220,7 @@ def draw(result: Result, theme: Theme) -> Any:
             look = {"color": color, "fmt": marker, "markersize": 4.5, "linewidth": 1.2}
             right.errorbar(law.value, -i + 0.3 - 0.15 * j, xerr=2 * law.standard_error, **look)
     right.set_yticks([-i for i in range(len(result.laws))], list(result.laws))
-    right.set(xlabel="energy distance to the data, ± 2 s.e.\nband: of other data")
+    right.set(xlabel="energy distance ± 2 std. errors\nband: other data's")
     handles = [
         left.plot([], [], marker, color=color, label=name, mew=0)[0]
         for color, marker, name in zip(COLORS, MARKERS, PROCESSES)
