@@ -14,6 +14,8 @@ import mnist_exercise as exercise
 from scoresde import Model, ddpm, targets
 from scoresde.plots import DARK, LIGHT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def result():
