@@ -1,12 +1,12 @@
-"""Guidance trades diversity for fidelity, and does not sample the density it is said to sample.
+"""Guidance narrows, at first on the modes and then beyond them, and does not sample the density it is said to sample.
 
 Two classes on a line, the second with two modes. Its exact conditional model is guided with weights w from −1 to 8:
 by the model without its condition (CFG), the same at middle noise levels only (interval), and by a model of blurred
 data (autoguidance). Left: the share of samples on the class's modes against their standard deviation, w along the
 curves. Middle: what is sampled at w = 3. Right: how far the samples are from p(x | y)^w p(x)^(1−w), to which the
-guided score at t = 0 belongs: nothing at w = 0 and 1, where CFG is exact, and more than its own width beyond. Samples
-are the flow's, from evenly spaced quantiles of the noise, so that no number has an error of chance; the reverse SDE
-with the same guided score samples yet another density.
+guided score at t = 0 belongs: nothing at w = 1, and for CFG at w = 0; beyond w = 2 CFG is further from it than its own
+width. Samples are the flow's, from evenly spaced quantiles of the noise, so that no number has an error of chance; the
+reverse SDE with the same guided score samples yet another density.
 
     python experiments/guidance_sweep.py [--out runs/figures] [--device cpu] [--quick]
 
@@ -132,7 +132,7 @@ def table(result: Result) -> str:
     return "\n".join([
         lesson.rows(head, rows),
         "",
-        f"w = 0 and w = 1 sample p(x) and p(x | y): W1 at most {exact:.1g} of {len(cfg)} exact quantiles.",
+        f"CFG with w = 0 and w = 1 samples p(x) and p(x | y): W1 at most {exact:.1g} of {len(cfg)} exact quantiles.",
         f"w = {SHOWN:g}: CFG's samples have mean {cfg.mean():.3f}, σ {cfg.std():.3f}; "
         f"p(x | y)^w p(x)^(1−w) has {aim.mean():.3f}, {aim.std():.3f}: W1 {distance(cfg, aim):.3f}.",
         f"The reverse SDE with the same guided score: mean {apart[SHOWN][0]:.3f} ± {apart[SHOWN][1]:.3f}, "
@@ -157,7 +157,7 @@ def draw(result: Result, theme: Theme) -> Any:
     for name, x in curves.items():
         color, style = looks[name]
         left.plot(x.std(-1), on_modes(x), color=color, linestyle=style, linewidth=1.4)
-        for w in (-1.0, 0.0, 1.0, 3.0, 8.0):
+        for w in (-1.0, 0.0, 3.0, 8.0):
             i = WEIGHTS.index(w)
             left.plot(x[i].std(), on_modes(x[i]), "o", color=color, markersize=3.2)
             if name == "CFG":
@@ -166,7 +166,7 @@ def draw(result: Result, theme: Theme) -> Any:
     left.set(xlabel="σ of the samples", ylabel="share on the class's modes", title="fidelity against diversity, by w")
     i = WEIGHTS.index(SHOWN)
     middle.fill_between(result.places, result.densities[WEIGHTS.index(1.0)], color=theme.faint, alpha=0.35, linewidth=0)
-    middle.text(0.43, 0.13, "p(x | y)", fontsize=8.5, color=theme.ink, ha="center")
+    middle.text(-0.35, 0.2, "p(x | y)", fontsize=8.5, color=theme.ink, ha="right")
     for name in (*METHODS, "tilted"):
         color, style = looks[name]
         y = result.densities[i] if name == "tilted" else smooth(result.samples[name][i], result.places)
@@ -174,7 +174,8 @@ def draw(result: Result, theme: Theme) -> Any:
     middle.set(xlabel="x", ylabel="density", title=f"what w = {SHOWN:g} samples", ylim=(0, None), xlim=(-2, 4.6))
     for name in METHODS:
         color, style = looks[name]
-        right.plot(WEIGHTS, distance(result.samples[name], result.tilted), color=color, linestyle=style, linewidth=1.4)
+        far = distance(result.samples[name], result.tilted)
+        right.plot(WEIGHTS, far, color=color, linestyle=style, linewidth=1.0, marker="o", markersize=2.8)
     right.set(xlabel="weight w", ylabel="W₁ to p(x | y)^w p(x)^(1−w)", title="distance to the tilted law", yscale="log")
     from matplotlib.lines import Line2D
 

@@ -11,7 +11,8 @@ How good are they? A given digit can be read, with guidance nearly always, and a
 thick, with grains around them, and vary less than real ones. An MLP sees no neighbours, and this one saw the data 28
 times. With PIXELS = False it is the bare MLP, of which many digits come out on a grey or black page: errors in how
 bright the page is count little in L_simple, and much at the noise end, where x₀ is x − σ ε over an α of 0.006. So what
-it learns here is added to the best that each pixel alone says of its noise, by the pixel's mean and variance.
+it learns here is added to the best that each pixel alone says of its noise, by the pixel's mean and variance. (Nor is
+the rest to the letter: `fit` lets Adam's rate rise and fall, clips gradients and averages the weights.)
 
     python experiments/mnist_exercise.py [--out runs/figures] [--device cpu] [--quick]
 

@@ -53,7 +53,7 @@ def test_shares_and_distances_by_hand():
 
 def test_table_pictures_and_scene(result):
     text = lesson5.table(result)
-    assert "w = 0 and w = 1 sample p(x) and p(x | y): W1 at most 0.00" in text and "The reverse SDE" in text
+    assert "CFG with w = 0 and w = 1 samples p(x) and p(x | y): W1 at most 0.00" in text and "The reverse SDE" in text
     for theme in (LIGHT, DARK):
         assert lesson5.draw(result, theme).get_facecolor() is not None
     scene = lesson5.scene(result)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
@@ -36,6 +40,20 @@ def count(name: str, value: Any, least: int = 1) -> int:
     return whole
 
 
+def path(name: str, value: Any) -> Path:
+    """`value` as a path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    return Path(value)
+
+
+def flags(**named: Any) -> None:
+    """Refuse arguments that are neither True nor False."""
+    for name, value in named.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def kind(name: str, value: Any, wanted: type, example: str) -> Any:
     """`value`, if it is an instance of `wanted`."""
     if not isinstance(value, wanted):
@@ -47,15 +65,29 @@ def kind(name: str, value: Any, wanted: type, example: str) -> Any:
 def table(name: str, value: Any) -> Tensor:
     """`value`, numbers nested in any way, as a tensor: its own dtype if it is one, else float64."""
     try:
-        return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
+        result = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must hold numbers, got {str(value)[:80]!r} ({str(error)[:80]})") from None
+    if result.is_complex() or result.is_meta:
+        raise TypeError(f"{name} must hold real numbers, got {result.dtype} on {result.device}")
+    return result
+
+
+def whole_numbers(name: str, value: Any, form: str = "of whole numbers") -> Tensor:
+    """`value`, whole numbers nested in any way, as a tensor of an integer dtype."""
+    try:
+        result = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} must be {form}, got {str(value)[:80]!r}") from None
+    if result.dtype == torch.bool or result.is_floating_point() or result.is_complex() or result.is_meta:
+        raise TypeError(f"{name} must be {form}, got {result.dtype} of shape {tuple(result.shape)}")
+    return result
 
 
 def shape(name: str, value: Any) -> tuple[int, ...]:
     """`value` as a shape (B, *): B of at least 0, the others of at least 1."""
     try:
-        sizes = tuple(value)
+        sizes = tuple(None if isinstance(value, (str, bytes)) else value)  # pyright: ignore[reportArgumentType]
     except TypeError:
         raise TypeError(f"{name} must be (B, *), got {value!r}; write ({value!r}, 2) for points in the plane") from None
     if not sizes:
@@ -76,12 +108,12 @@ def device_of(generator: Any, otherwise: Any = None) -> Any:
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """`value` as a finite float in [low, high]."""
-    if isinstance(value, (bool, str)) or value is None:
+    if isinstance(value, (bool, str, bytes)) or value is None or (isinstance(value, Tensor) and value.is_complex()):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         result = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be one number, got {value!r}") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name} must be one number, got {str(value)[:80]}") from error
     if not math.isfinite(result) or not low <= result <= high:
         raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}], got {result:g}")
     return result
@@ -100,12 +132,28 @@ def traced(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or _functorch.is_functorch_wrapped_tensor(x)
 
 
+def on_host(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of numbers that torch.compile is to call as it traces, not to trace.
+
+    (What torch.compiler.assume_constant_result marks, without the second that importing the compiler takes.)
+    """
+
+    @wraps(function)
+    def constant(*args: Any) -> Any:
+        return function(*args)
+
+    constant._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return constant
+
+
 def floating(name: str, x: Any) -> Tensor:
     """`x`, if it is a tensor of floating dtype."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}; write torch.as_tensor({name})")
     if not x.is_floating_point():
         raise TypeError(f"{name} must have a floating dtype, got {x.dtype}; write {name}.float()")
+    if x.is_meta or x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor with values, got {x.layout} on {x.device}")
     return x
 
 

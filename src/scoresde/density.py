@@ -15,6 +15,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from scoresde import _checks
 from scoresde.adaptation import HIGHEST, Path, Slopes, integrate
 from scoresde.divergence import Probes, pushed
 from scoresde.flow import Flow, graded, place, ratio
@@ -74,7 +75,7 @@ class LogProb:
             >>> bool(low <= -0.9189) and bool(high >= -0.9190)
             True
         """
-        if not 0 < level < 1:
+        if not 0 < _checks.number("level", level) < 1:
             raise ValueError(f"level must be between 0 and 1, got {level:g}; write 0.95")
         factor = float(student.ppf((1 + level) / 2, self.probes - 1)) if self.probes > 1 else 1.0
         half = torch.where(self.standard_error > 0, factor * self.standard_error, 0.0) + self.error

@@ -84,6 +84,8 @@ class ModelDistribution(Distribution):
         self.options = {"steps": _checks.count("steps", steps), **options}
         self.generator = generator
         sizes = (event_shape,) if isinstance(event_shape, int) else event_shape
+        if not isinstance(sizes, (tuple, list)):
+            raise TypeError(f"event_shape must be D or a tuple, got {event_shape!r}")
         event = torch.Size(_checks.shape("event_shape", (0, *sizes))[1:])
         if model.moments is not None:
             Flow.of(model, torch.empty(0, *event))  # refuses moments of another shape

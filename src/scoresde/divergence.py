@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scoresde import _checks
-from scoresde.process.base import randn
+from scoresde.process.base import FORWARD, randn
 
 EXACT_UP_TO = 256
 """The dimension up to which "auto" is exact."""
@@ -113,7 +113,8 @@ def pushed(field: Field, z: Tensor, vectors: Tensor, chunk: int) -> tuple[Tensor
     value, images = z, []
     for piece in vectors.split(max(1, chunk // max(1, len(z)))):
         try:
-            value, image = torch.vmap(push, out_dims=(None, 0), randomness="same")(piece.contiguous())  # pyright: ignore
+            with FORWARD:
+                value, image = torch.vmap(push, out_dims=(None, 0), randomness="same")(piece.contiguous())  # pyright: ignore
         except RuntimeError as error:
             raise ValueError(
                 f"net cannot be differentiated forwards ({str(error).splitlines()[0][:120]}); call net.eval(), "

@@ -139,7 +139,8 @@ class Langevin(Dynamics):
 
     def __post_init__(self) -> None:
         _checks.kind("model", self.model, Model, "Model(net, VP())")
-        if not self.model.process.at("sigma", self.t) > 0:
+        t = _checks.number("t", self.t, 0.0, self.model.process.t_max)
+        if not self.model.process.at("sigma", t) > 0:
             raise ValueError(f"t must be a time with noise (sigma > 0), got {self.t:g}")
 
     def drift(self, t: float, x: Tensor) -> Tensor:

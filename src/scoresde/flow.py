@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde import _checks
 from scoresde.model import Model, determines, is_changed, is_covariance
 from scoresde.prediction import limit, row, row_at
 from scoresde.process.base import TINY, Process
@@ -45,6 +46,7 @@ def graded(w: Any, scale: float) -> tuple[Any, Any]:
     return low * w / rest, low * (CROWDING + (2 - CROWDING) * w * w) / rest**2
 
 
+@_checks.on_host
 @lru_cache(maxsize=4096)
 def place(rho: float, scale: float) -> float:
     """The w at which ρ(w) = rho: 0 at 0 and 1 at ∞, by bisection to rounding."""
@@ -58,9 +60,12 @@ def place(rho: float, scale: float) -> float:
 
 def data_scale(model: Model) -> float:
     """√(tr C²/tr C), the standard deviation of the directions that hold most of the variance; 1 without moments."""
-    if model.moments is None:
-        return 1.0
-    mean, second = (torch.as_tensor(m, device="cpu").double() for m in model.moments)
+    return 1.0 if model.moments is None else _scale(*model.moments)
+
+
+@_checks.on_host
+def _scale(*moments: Any) -> float:
+    mean, second = (torch.as_tensor(m, device="cpu").double() for m in moments)
     if is_covariance(mean, second):
         return float((second.square().sum() / second.trace()).sqrt())
     variance = second.square()
@@ -104,6 +109,11 @@ class _Same:
         return hash(self.key)
 
 
+@_checks.on_host
+def _axes(matrix: Any) -> tuple[Tensor, Tensor]:
+    return _eigen(_Same(matrix))
+
+
 @lru_cache(maxsize=4)
 def _eigen(same: _Same) -> tuple[Tensor, Tensor]:
     return torch.linalg.eigh(torch.as_tensor(same.matrix, device="cpu").double())
@@ -135,7 +145,7 @@ class Frame:
         mean = mean.reshape(-1) if mean.numel() == dim else mean.expand(shape).reshape(-1)
         axes = None
         if full and len(second) == dim:
-            variances, axes = _eigen(_Same(model.moments[1]))
+            variances, axes = _axes(model.moments[1])
             spread, mean = variances.clamp_min(0).sqrt(), mean @ axes
         elif not full and _broadcasts(second, shape):
             spread = second.expand(shape).reshape(-1)
@@ -283,6 +293,7 @@ class Flow:
         return -z - factor.to(z) * slope
 
 
+@_checks.on_host
 @lru_cache(maxsize=4096)
 def adams_weights(nodes: tuple[float, ...], a: float, b: float) -> list[float]:
     """The weights that integrate over [a, b] the polynomial through values at `nodes`."""

@@ -76,6 +76,7 @@ def interpolate(
 
     Reference: Shoemake (1985); Song et al. (2021), DDIM, arXiv 2010.02502, sec. 5.3 and eq. 67.
     """
+    _checks.kind("model", model, Model, "Model(net, VP())")
     count = _checks.count("count", count, 2)
     _checks.shape_like("second", _checks.state("second", second), _checks.state("first", first), "first")
     flow, t = Flow.of(model, first), model.process.t_max

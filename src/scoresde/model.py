@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde import _checks
-from scoresde.prediction import Prediction, limit, row, solve_rows, weights
+from scoresde.prediction import Prediction, known, limit, row, solve_rows, weights
 from scoresde.process.base import Process, spread
 from scoresde.scaling import Scaling
 
@@ -60,8 +60,8 @@ class Model:
         if x.ndim < 1:
             raise ValueError("x must have shape (B, *), got a tensor without dimensions; write x[None]")
         if not isinstance(t, Tensor):
-            times = torch.full((x.shape[0],), _checks.number("t", t), dtype=x.dtype, device=x.device)
-        elif t.shape in ((), x.shape[:1]):
+            times = torch.full((x.shape[0],), self.process.times_of(t, x), dtype=x.dtype, device=x.device)
+        elif _checks.floating("t", t).shape in ((), x.shape[:1]):
             times = t.to(x.device, x.dtype).expand(x.shape[0])
         else:
             raise ValueError(
@@ -92,7 +92,7 @@ class Model:
         """
         _checks.state("x", x)
         t = self.process.times_of(t, x)
-        u, w = (spread(c, x) for c in weights(self.process, t, self.prediction, prediction))
+        u, w = (spread(c, x) for c in weights(self.process, t, self.prediction, known(prediction)))
         return _checks.finite_result(f"the prediction {prediction!r}", u * x + w * self(x, t, **cond))
 
     def estimate(self, p: float, q: float, x: Tensor, t: float, **cond: Any) -> Tensor:

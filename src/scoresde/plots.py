@@ -118,22 +118,21 @@ def losses(
 def samples(groups: Mapping[str, Tensor], path: Path | str, levels: int | None = None) -> None:
     """Samples as what they are, one panel a group, written to `path`, in the frame of "real", or of the first.
 
-        Images (N, 1 or 3, H, W) as tiles, in a square, or in one row each for more than two groups; waves (N, C, L) as
-        lines; points (N, 2) in the plane; tables (N, D) as the histograms of their first columns and the planes of each
-        two; anything else flattened to a table.
+    Images (N, 1 or 3, H, W) as tiles, in a square, or in one row each for more than two groups; waves (N, C, L) as
+    lines; points (N, 2) in the plane; tables (N, D) as the histograms of their first columns and the planes of each
+    two; anything else flattened to a table.
 
-        Args:
-            groups: name → raw samples (N, *). levels: of images of whole numbers 0..levels − 1; by the frame's range if
-                None.
+    Args:
+        groups: name → raw samples (N, *). levels: of images of whole numbers 0..levels − 1; by the frame's range if
+            None.
 
-        Example:
-            >>> import tempfile, torch
-            >>> from pathlib import Path
-    from typing import Any, NamedTuple
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     samples({"samples": torch.zeros(4, 1, 8, 8)}, Path(folder, "samples.png"))
-            ...     Path(folder, "samples.png").exists()
-            True
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     samples({"samples": torch.zeros(4, 1, 8, 8)}, Path(folder, "samples.png"))
+        ...     Path(folder, "samples.png").exists()
+        True
     """
     groups = {name: x.detach().cpu().double() for name, x in groups.items()}
     frame = groups.get("real", next(iter(groups.values())))

@@ -41,14 +41,19 @@ UNBOUNDED = 1e100
 
 def row(prediction: Prediction, process: Process, t: Tensor) -> tuple[Any, Any]:
     """The row (a, b) of a prediction, by name or as a function of process and t, at float64 times t."""
-    if not isinstance(prediction, str):
-        if not callable(prediction):
-            raise TypeError(f"prediction must be a name or a function (process, t) -> (a, b), got {prediction!r}")
-        pair = prediction(process, t)
+    if not isinstance(known(prediction), str):
+        pair = prediction(process, t)  # pyright: ignore[reportCallIssue]
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(f"prediction must return a row (a, b), got {pair!r}")
         return pair
-    return PREDICTIONS[_checks.choice("prediction", prediction, PREDICTIONS)](process, t)
+    return PREDICTIONS[prediction](process, t)
+
+
+def known(prediction: Any, name: str = "prediction") -> Prediction:
+    """A prediction, if it is one: a name in PREDICTIONS, or a function."""
+    if not isinstance(prediction, str) and not callable(prediction):
+        raise TypeError(f"{name} must be a name or a function (process, t) -> (a, b), got {prediction!r}")
+    return _checks.choice(name, prediction, PREDICTIONS) if isinstance(prediction, str) else prediction
 
 
 def row_at(prediction: Prediction, process: Process, t: float) -> tuple[float, float]:
@@ -154,5 +159,6 @@ def convert(
     _checks.state("x", x)
     _checks.shape_like("y", _checks.state("y", y), x)
     t = process.times_of(t, x)
+    source, target = known(source, "source"), known(target, "target")
     u, w = (spread(c, x) for c in weights(process, t, source, target))
     return _checks.finite_result(f"the conversion in {x.dtype}", u * x + w * y)

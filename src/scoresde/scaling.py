@@ -43,9 +43,9 @@ class Scaling:
 
     def __post_init__(self) -> None:
         shift, scale = _checks.table("shift", self.shift), _checks.table("scale", self.scale)
-        if not bool(torch.isfinite(shift).all()):
+        if not shift.numel() or not bool(torch.isfinite(shift).all()):
             raise ValueError("shift must be finite")
-        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        if not scale.numel() or not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise ValueError("scale must be positive and finite; drop what does not vary, or give it scale 1")
         if self.levels is not None and _checks.count("levels", self.levels, 2) > FINEST:
             raise ValueError(f"levels must be at most {FINEST}, got {self.levels}; for finer data write levels=None")
@@ -56,7 +56,8 @@ class Scaling:
     @classmethod
     def of_levels(cls, levels: int) -> Scaling:
         """The bins of levels 0..levels − 1 fill [−1, 1]."""
-        return cls(levels / 2, levels / 2, _checks.count("levels", levels, 2))
+        levels = _checks.count("levels", levels, 2)
+        return cls(levels / 2, levels / 2, levels)
 
     @classmethod
     def of(cls, raw: Tensor) -> Scaling:

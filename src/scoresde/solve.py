@@ -100,12 +100,16 @@ def solve(
     _checks.positive("rtol", rtol)
     _checks.positive("atol", atol)
     times = _times(t0, t1, steps, grid)
-    for t in (times[0], times[-1]):
-        dynamics.check(t)
+    _checks.flags(trajectory=trajectory, adaptive=adaptive)
+    for name, t in (("t0", times[0]), ("t1", times[-1])):
+        try:
+            dynamics.check(t)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     ode = dynamics.noise == "none"
     for option in options:
         _checks.choice("option", option, ODE_OPTIONS if ode else SDE_OPTIONS)
-    method = method or ("dopri5" if ode else "euler")
+    method = ("dopri5" if ode else "euler") if method is None else method
     if x.numel() == 0:
         return x.expand(len(times), *x.shape) if trajectory else x
     if ode:
@@ -156,7 +160,8 @@ def _ode(
     number = _smooth(times) if method in MULTISTEP else None
 
     def drift(t: Tensor, x: Tensor) -> Tensor:
-        here, slope = number(float(t)) if number else (float(t), 1.0)
+        now = float(t.detach())  # steps depend on a state that may require gradients, and so do times
+        here, slope = number(now) if number else (now, 1.0)
         at[0] = min(max(here, low), high)  # float32 states have float32 times, which may round outside
         value = _checks.shape_like("drift", dynamics.drift(at[0], x), x)
         if method == "scipy_solver":  # which would halve its step for ever

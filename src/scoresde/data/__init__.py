@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from scoresde import _checks
 from scoresde.data.data import Data
 from scoresde.data.files import read_arrays, read_csv, read_parquet
 from scoresde.data.images import SUFFIXES, read_images
@@ -54,6 +55,7 @@ def load(name_or_path: str | Path, **options: Any) -> Data:
         >>> data, len(train), x.shape, cond
         (moons: 500 samples of shape (2,), 450, torch.Size([8, 2]), {})
     """
+    _checks.path("name_or_path", name_or_path)
     name = os.fspath(name_or_path)
     if not name:
         raise ValueError("name_or_path must be a name or a path, got an empty text; write './' for the current folder")

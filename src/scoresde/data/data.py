@@ -75,12 +75,15 @@ class Data:
 
     def __post_init__(self) -> None:
         _checks.kind("scaling", self.scaling, Scaling, "Scaling.of_levels(256)")
+        if not isinstance(getattr(self.values, "shape", None), tuple):
+            raise TypeError(f"values must be a tensor (N, *) or read like one, got {type(self.values).__name__}")
         if len(self.values.shape) < 2 or not math.prod(self.values.shape):
             raise ValueError(f"values must have shape (N, *) with something in it, got {tuple(self.values.shape)}")
         if isinstance(self.values, Tensor) and self.rows is None:
             check_values(self.values, self.scaling.levels)
             self.scaling(self.values[:1], noise=torch.tensor(0.5))  # does one sample fit?
         if self.labels is not None:
+            _checks.kind("labels", self.labels, Tensor, "torch.tensor([0, 1])")
             if self.labels.shape != (len(self),) or self.labels.dtype != torch.int64:
                 got = f"{tuple(self.labels.shape)} of {self.labels.dtype}"
                 raise ValueError(f"labels must be ({len(self)},) of torch.int64, a label for each sample, got {got}")
@@ -105,8 +108,8 @@ class Data:
 
     def raw(self, rows: Tensor) -> Tensor:
         """(B, *) raw values of rows (B,) in 0..N − 1."""
-        rows = torch.as_tensor(rows)
-        if rows.ndim != 1 or rows.is_floating_point() or rows.dtype == torch.bool:
+        rows = _checks.whole_numbers("rows", rows, "(B,) whole numbers")
+        if rows.ndim != 1:
             raise TypeError(f"rows must be (B,) whole numbers, got {tuple(rows.shape)} of {rows.dtype}")
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise ValueError(f"rows must lie in 0..{len(self) - 1}, got {int(rows.min())} to {int(rows.max())}")
@@ -177,7 +180,7 @@ def check_values(values: Tensor, levels: int | None, place: Place | None = None)
             return
         bad, wanted = (values.long() < 0) | (values.long() >= levels), f"levels must lie in 0..{levels - 1}"
     row, *rest = bad.nonzero()[0].tolist()
-    where = place(row, tuple(rest)) if place else f"row {row}, entry {tuple(rest)}"
+    where = place(row, tuple(rest)) if place else f"values: row {row}, entry {tuple(rest)}"
     raise ValueError(f"{where} is {values[(row, *rest)].item():g}: {wanted}")
 
 

@@ -34,7 +34,9 @@ def dequantize(
 
     Reference: Theis et al. (2016), arXiv 1511.01844, sec. 3.1.
     """
-    levels, source = _checks.count("levels", levels, 2), _checks.device_of(generator, x.device)
+    x, levels = _checks.table("x", x), _checks.count("levels", levels, 2)
+    low, high = _checks.number("low", low), _checks.number("high", high)
+    source = _checks.device_of(generator, x.device)
     noise = torch.rand(x.shape, generator=generator, device=source).to(x.device)
     return low + (high - low) / levels * (x + noise)
 

@@ -1,8 +1,8 @@
 """Guidance: functions from a model to a model, which samplers and likelihoods take like any other.
 
-A weight is 1 for the model as it is (for a conditional one, its condition), and may be a number, a tensor (B,) with one
-for each sample, or a function of t. Predictions are affine in each other at fixed x and t, so that a mean of models
-with weights of sum one is the same in every prediction.
+A weight is 1 for a conditional model as it is, and may be a number, a tensor (B,) with one for each sample, or a
+function of t. Predictions are affine in each other at fixed x and t, so that a mean of models with weights of sum one
+is the same in every prediction.
 """
 
 from scoresde.guidance.classifier import classifier, fit_classifier

@@ -21,7 +21,7 @@ from scoresde.training import draw_times
 def classifier(model: Model, net: Callable[[Tensor, Tensor], Tensor], label: Any, weight: Weight = 1.0) -> Model:
     """Classifier guidance: the score plus w ∇log p_t(label | x), of a classifier of noisy data.
 
-    With an unconditional model, w = 1 is the conditional law. Where α/σ is below 1/1000 the classifier is asked there.
+    With an unconditional model, w = 1 is the conditional law, and w = 0 the model as it is.
 
     Args:
         net: (x, t) -> logits (B, classes), of x: (B, *) noised by the model's process to t: (B,); as from
@@ -42,8 +42,8 @@ def classifier(model: Model, net: Callable[[Tensor, Tensor], Tensor], label: Any
     _checks.kind("model", model, Model, "Model(net, VP())")
     if not callable(net):
         raise TypeError(f"net must be callable as net(x, t) -> logits (B, classes), got {net!r}")
-    label = torch.as_tensor(label)
-    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool or label.ndim > 1:
+    label = _checks.whole_numbers("label", label)
+    if label.ndim > 1:
         raise TypeError(f"label must be of whole numbers, () or (B,), got {label.dtype} of shape {tuple(label.shape)}")
     if label.numel() and int(label.min()) < 0:
         raise ValueError(f"label must be of classes from 0, got {int(label.min())}")
@@ -54,7 +54,10 @@ def classifier(model: Model, net: Callable[[Tensor, Tensor], Tensor], label: Any
 
 
 class _ByClassifier(Guide):
-    """y − w σ (b − aσ/α) ∇log p_t(label | x): what the score gains, in the model's own row (a, b)."""
+    """y − w σ (b − aσ/α) ∇log p_t(label | x): what the score gains, in the model's own row (a, b).
+
+    Beyond σ/α = 1000 the gradient is proportional to α/σ² at equal x/σ, and is asked at 1000.
+    """
 
     def __init__(self, net: Callable[[Tensor, Tensor], Tensor], highest: int, weight: Any, latest: float) -> None:
         super().__init__()
@@ -67,11 +70,13 @@ class _ByClassifier(Guide):
         y = model(x, t, **cond)
         if isinstance(w, float) and w == 0.0:
             return y
-        where = limit(t).clamp_max(self.latest)
-        alpha, sigma = process.alpha(where), process.sigma(where)
-        a, b = (torch.as_tensor(c, dtype=where.dtype, device=x.device) for c in row(model.prediction, process, where))
-        gain = (sigma * (a * sigma / alpha - b)).expand_as(where)
-        return y + times(w, x) * spread(gain, x) * self._gradient(x, where.to(x.dtype), label.to(x.device))
+        here, there = limit(t), limit(t).clamp_max(self.latest)
+        (alpha, sigma), (alpha2, sigma2) = ((process.alpha(s), process.sigma(s)) for s in (here, there))
+        a, b = (torch.as_tensor(c, dtype=here.dtype, device=x.device) for c in row(model.prediction, process, here))
+        gain = sigma2 * (a * sigma2 / alpha2 - b * (alpha * sigma2) / (sigma * alpha2))
+        scaled = spread(torch.hypot(alpha2, sigma2) / torch.hypot(alpha, sigma), x) * x
+        gradient = self._gradient(scaled, there.to(x.dtype), label.to(x.device))
+        return y + times(w, x) * spread(gain.expand_as(here), x) * gradient
 
     def _gradient(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         """∇ₓ log p_t(label | x)."""
@@ -134,17 +139,23 @@ def fit_classifier(
         raise ValueError(f"labels must be classes from 0, got {int(labels.min())}")
     steps, batch_size = _checks.count("steps", steps), _checks.count("batch_size", batch_size)
     _checks.positive("lr", lr)
+    source = _checks.device_of(generator, x.device)
     if net is None:
-        net = _fresh(process, x, int(labels.max()) + 1, width, generator).to(x.device)
+        net = _fresh(process, x, int(labels.max()) + 1, width, generator).to(x)
     if not (weights := [p for p in _checks.kind("net", net, nn.Module, "nn.Linear").parameters() if p.requires_grad]):
         raise ValueError("net has no parameters to train")
-    source = _checks.device_of(generator, x.device)
     optimizer = torch.optim.Adam(weights, lr=lr, fused=True)
+    net.train()
     for step in range(steps):
         rows = torch.randint(len(x), (batch_size,), generator=generator, device=source).to(x.device)
         t = draw_times(process, batch_size, generator).to(x.device)
         noisy, _ = process.perturb(x[rows], t, generator=generator)
-        loss = nn.functional.cross_entropy(net(noisy, t.to(x.dtype)), labels[rows])
+        logits = net(noisy, t.to(x.dtype))
+        if logits.ndim != 2 or logits.shape[1] <= int(labels.max()):
+            raise ValueError(
+                f"net must return logits (B, classes) for labels up to {int(labels.max())}, got {tuple(logits.shape)}"
+            )
+        loss = nn.functional.cross_entropy(logits, labels[rows])
         if not math.isfinite(float(loss.detach())):
             raise ValueError(f"the loss is not finite at step {step + 1}; lower lr from {lr:g}")
         for group in optimizer.param_groups:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scoresde import _checks
+from scoresde.guidance.shape import there_and_back
 from scoresde.guidance.weight import Weight, at, checked, times
 from scoresde.model import MARK, Guide, Model, conditions
 from scoresde.prediction import weights
@@ -20,8 +21,8 @@ def classifier_free(
 ) -> Model:
     """Classifier-free guidance: y(∅) + w (y(c) − y(∅)), both from one call of the network on a batch twice as large.
 
-    w = 1 is the condition c, w = 0 no condition, and in neither case is the other half called; at w > 1 the scores are
-    those of p_t(x | c)^w p_t(x)^(1−w), which for 0 < t are not those of any noised density (docs/theory, eq. 64).
+    w = 1 is the condition c, w = 0 no condition, and in neither case is the other half called. At other w the score is
+    that of p_t(x | c)^w p_t(x)^(1−w), in general not that of p_0(x | c)^w p_0(x)^(1−w) noised (docs/theory, eq. 64).
 
     Args:
         model: with its conditions filled in, model.given(label=y), or to be given them later; numbers, or tensors ()
@@ -30,7 +31,7 @@ def classifier_free(
         null: condition → the value that stands for none, such as {"label": 1000}; conditions not named there are kept
             in both halves. None: every condition, integers −1 and other numbers 0, as `fit(drop=...)` trains it.
         rescale: φ in [0, 1], how far the guided v is brought back to the conditional's standard deviation in each
-            sample (v = α ε − σ x₀, whatever the network predicts).
+            sample (v = α ε − σ x₀, whatever the network predicts), unless w is 0.
     Raises:
         ValueError, TypeError: an argument that does not fit; at the call, a model without a condition.
 
@@ -63,7 +64,8 @@ def compose(
     Args:
         conditions: for each part its own, such as [{"label": 3}, {"label": y}]: numbers or tensors () or (B, *).
             Others, filled in with `given`, are kept in all parts.
-        weight: of every part, or one each; as `classifier_free`. null: as there.
+        weight: of every part, or a list of one each; as `classifier_free`, so that a tensor is one for each sample.
+        null: as there, but of all the names in `conditions`.
     Raises:
         ValueError, TypeError: an argument that does not fit.
 
@@ -78,13 +80,13 @@ def compose(
     Reference: Liu et al. (2022), arXiv 2206.01714, eq. 11.
     """
     _checks.kind("model", model, Model, "Model(net, VP())")
-    parts = [*conditions] if isinstance(conditions, (list, tuple)) else []
-    if not parts or not all(isinstance(part, Mapping) and part for part in parts):
+    parts = [dict(part) for part in _dicts(conditions)]
+    if not parts or not all(parts):
         raise ValueError(f"conditions must be a list of one dict a part, as [{{'label': 3}}], got {conditions!r}")
     each = [*weight] if isinstance(weight, (list, tuple)) else [weight] * len(parts)
     if len(each) != len(parts):
         raise ValueError(f"weight must be one, or one for each of {len(parts)} conditions, got {len(each)}")
-    if null is not None and (missing := {name for part in parts for name in part} - set(null)):
+    if isinstance(null, Mapping) and (missing := {name for part in parts for name in part} - set(null)):
         raise ValueError(f"null must name every condition of the parts, {min(missing)!r} is missing")
     guide = _Free([checked(w) for w in each], parts, null, 0.0)
     return guide.filled(model, **guide.held)
@@ -95,7 +97,8 @@ def autoguidance(model: Model, weak: Model, weight: Weight) -> Model:
 
     Args:
         model: the model; w = 1 is it alone. weak: one of less capacity or training, on any process, in any prediction.
-            Conditions given later reach both. weight: as `classifier_free`.
+            Conditions given later reach both, but for those that `weak` was given with another value, or without.
+        weight: as `classifier_free`.
     Raises:
         ValueError, TypeError: an argument that does not fit.
 
@@ -112,8 +115,8 @@ def autoguidance(model: Model, weak: Model, weight: Weight) -> Model:
     _checks.kind("model", model, Model, "Model(net, VP())")
     _checks.kind("weak", weak, Model, "Model(smaller_net, VP())")
     weight = checked(weight)
-    guide = _Auto(weak if weak.process == model.process else weak.on(model.process), weight)
-    own = {f"weak {name}": value for name, value in conditions(weak).items()}
+    guide = _Auto(model, weak if weak.process == model.process else weak.on(model.process), weight)
+    own = {f"weak {name}": value for name, value in conditions(weak).items() if name not in guide.shared}
     return guide.filled(model, **own, **({"weight": weight} if isinstance(weight, Tensor) else {}))
 
 
@@ -126,6 +129,8 @@ class _Free(Guide):
         super().__init__()
         if null is not None and not isinstance(null, Mapping):
             raise TypeError(f"null must be a dict, condition → the value for none, as {{'label': -1}}, got {null!r}")
+        if null is not None and not null:
+            raise ValueError("null must name a condition, as {'label': -1}, got {}; leave it out for the defaults")
         self.weights = [None if isinstance(w, Tensor) else w for w in weights]
         self.parts = [None if part is None else tuple(part) for part in parts]
         self.null, self.rescale = null, rescale
@@ -146,7 +151,11 @@ class _Free(Guide):
         if len(asked) == 1 and _is(asked[0][0], 1.0):
             return y[0]
         guided = torch.stack([times(w_k, x) * y_k for (w_k, _), y_k in zip(asked, y)]).sum(0)
-        return _rescaled(model, guided, y[-1], x, t, self.rescale) if self.rescale else guided
+        if not self.rescale:
+            return guided
+        return _rescaled(
+            model, guided, y[-1], x, t, self.rescale * (torch.as_tensor(w[0], device=x.device) != 0).double()
+        )
 
     def _public(self, cond: dict[str, Any]) -> dict[str, Any]:
         """The conditions that are not guides' own."""
@@ -163,7 +172,15 @@ class _Free(Guide):
     def _blank(self, name: str, value: Tensor) -> Tensor:
         """What stands for no condition in all rows."""
         if self.null is not None:
-            return torch.as_tensor(self.null[name], dtype=value.dtype, device=value.device).expand_as(value)
+            none = _checks.table(f"null[{name!r}]", self.null[name]).to(value.device)
+            if not value.is_floating_point() and not bool((none == none.round()).all()):
+                raise ValueError(f"null[{name!r}] must be whole, as the condition is, got {none.tolist()}")
+            try:
+                return none.to(value.dtype).expand_as(value)
+            except RuntimeError:
+                raise ValueError(
+                    f"null[{name!r}] must broadcast to the condition, {tuple(value.shape)}, got {tuple(none.shape)}"
+                ) from None
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             return torch.zeros_like(value)
         if torch.iinfo(value.dtype).min == 0:
@@ -174,17 +191,20 @@ class _Free(Guide):
 class _Auto(Guide):
     """y_weak + w (y − y_weak)."""
 
-    def __init__(self, weak: Model, weight: Any) -> None:
+    def __init__(self, model: Model, weak: Model, weight: Any) -> None:
         super().__init__()
         self.weak, self.weight = weak, None if isinstance(weight, Tensor) else weight
-        self.names = tuple(conditions(weak))
+        ours, theirs = conditions(model), conditions(weak)
+        self.shared = {name for name in theirs if name in ours and _equal(ours[name], theirs[name])}
+        self.kept = tuple(name for name in theirs if name not in self.shared)
+        self.left = {name for name in ours if name not in theirs}
         if isinstance(weak.net, nn.Module):
             self.net = weak.net
 
     def forward(self, model: Model, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         w = at(self.own(cond, "weight") if self.weight is None else self.weight, x, t)
-        theirs = {name: self.own(cond, f"weak {name}") for name in self.names}
-        theirs |= {name: value for name, value in cond.items() if not name.startswith(MARK)}
+        own = {name: self.own(cond, f"weak {name}") for name in self.kept}
+        theirs = {k: value for k, value in cond.items() if not k.startswith(MARK) and k not in self.left} | own
         if _is(w, 1.0):
             return model(x, t, **cond)
         y = self.weak(x, t, **theirs)
@@ -192,6 +212,17 @@ class _Auto(Guide):
             u, v = (spread(c, x) for c in weights(model.process, t, self.weak.prediction, model.prediction))
             y = u * x + v * y
         return y if _is(w, 0.0) else times(w, x) * model(x, t, **cond) + times(1.0 - w, x) * y
+
+
+def _dicts(parts: Any) -> list[Mapping[str, Any]]:
+    """Parts of a composition, or none if one of them is no dict."""
+    found = [*parts] if isinstance(parts, (list, tuple)) else []
+    return found if all(isinstance(part, Mapping) for part in found) else []
+
+
+def _equal(one: Any, other: Any) -> bool:
+    one, other = torch.as_tensor(one), torch.as_tensor(other)
+    return one.shape == other.shape and bool((one.to(other.device) == other).all())
 
 
 def _is(weight: float | Tensor, value: float) -> bool:
@@ -218,19 +249,22 @@ def _together(
         return [model(x, t, **kept, **parts[0])]
     n = len(parts)
 
-    def again(value: Any) -> Any:
-        return torch.cat([value] * n) if isinstance(value, Tensor) and value.ndim else value
+    def again(value: Any, name: str = "") -> Any:
+        return torch.cat([_rows(name, value, x)] * n) if isinstance(value, Tensor) and value.ndim else value
 
     joined = {name: torch.cat([part[name].to(x.device) for part in parts]) for name in parts[0]}
-    y = model(again(x), again(t), **{name: again(value) for name, value in kept.items()}, **joined)
+    y = model(again(x), again(t), **{name: again(value, name) for name, value in kept.items()}, **joined)
     return y.unflatten(0, (n, len(x))).unbind()
 
 
-def _rescaled(model: Model, guided: Tensor, reference: Tensor, x: Tensor, t: Tensor, share: float) -> Tensor:
-    """`guided` with the standard deviation of its v moved by a share towards the reference's, in each sample."""
-    u, w = (spread(c, x) for c in weights(model.process, t, model.prediction, "v"))
+def _rescaled(model: Model, guided: Tensor, reference: Tensor, x: Tensor, t: Tensor, share: Tensor) -> Tensor:
+    """`guided` with the standard deviation of its v moved by a share towards the reference's, in each sample.
+
+    Not where the prediction says nothing of v, or v nothing of it.
+    """
+    (u, w, back), known = there_and_back(model, "v", t)
+    u, w = (spread(c, x) for c in (u, w))
     v, wanted = u * x + w * guided, u * x + w * reference
     have, want = (value.flatten(1).std(1, correction=0) for value in (v, wanted))
     factor = torch.where(have > 0, want / torch.where(have > 0, have, 1.0), 1.0)
-    _, back = weights(model.process, t, "v", model.prediction)
-    return guided + spread(back, x) * spread(share * (factor - 1), x) * v
+    return guided + spread(back, x) * spread(share * known * (factor - 1), x) * v

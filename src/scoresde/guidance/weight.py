@@ -12,14 +12,17 @@ from scoresde import _checks
 from scoresde.process.base import spread
 
 Weight = float | Tensor | Callable[[Tensor], Any]
-"""A number, a tensor (B,), or a function of t: (B,) that returns either."""
+"""A number, a tensor (B,) with one for each sample, or a function of t: (B,) that returns () or (B,) from t alone."""
 
 
-def interval(weight: float | Tensor, low: float, high: float) -> Callable[[Tensor], Tensor]:
-    """The weight for low <= t <= high, and 1 (no guidance) elsewhere, where one half of the calls is saved.
+def interval(weight: float, low: float, high: float, outside: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """The weight for low <= t <= high, and another elsewhere: at 1 `classifier_free` asks for one half alone.
+
+    The flow jumps at both ends: solvers lose their order there, and `log_prob` reports a larger error.
 
     Args:
-        weight: () or (B,). low, high: times, of the model's process; process.time(-2 * log(ρ)) is where σ/α = ρ.
+        weight: a number. low, high: times, of the model's process; process.time(-2 * log(ρ)) is where σ/α = ρ.
+        outside: the weight that leaves the model alone: 1 for `classifier_free` and `autoguidance`, 0 for `classifier`.
     Raises:
         ValueError: low above high.
 
@@ -33,10 +36,10 @@ def interval(weight: float | Tensor, low: float, high: float) -> Callable[[Tenso
     low, high = _checks.number("low", low), _checks.number("high", high)
     if low > high:
         raise ValueError(f"low must not be above high, got low={low:g} and high={high:g}")
-    weight = checked(weight)
+    weight, outside = _checks.number("weight", weight), _checks.number("outside", outside)
 
     def scheduled(t: Tensor) -> Tensor:
-        return torch.where((t >= low) & (t <= high), torch.as_tensor(weight, dtype=t.dtype, device=t.device), 1.0)
+        return torch.where((t >= low) & (t <= high), weight, torch.full_like(t, outside))
 
     return scheduled
 
@@ -52,12 +55,12 @@ def from_ho_salimans(scale: Any) -> Any:
 
     Reference: Ho and Salimans (2022), arXiv 2207.12598, eq. 6.
     """
-    return _moved(scale, 1.0)
+    return _moved(checked(scale, "scale"), 1.0)
 
 
 def to_ho_salimans(weight: Any) -> Any:
     """The inverse of `from_ho_salimans`: weight − 1."""
-    return _moved(weight, -1.0)
+    return _moved(checked(weight), -1.0)
 
 
 def _moved(weight: Any, by: float) -> Any:
@@ -82,8 +85,9 @@ def at(weight: Any, x: Tensor, t: Tensor) -> float | Tensor:
         return _checks.number("weight", value)
     if value.shape not in ((), x.shape[:1]):
         raise ValueError(f"weight must have shape () or ({len(x)},) for {len(x)} samples, got {tuple(value.shape)}")
-    if callable(weight) and value.numel() and not _checks.traced(value) and bool((value == value.flatten()[0]).all()):
-        return _checks.number("weight", value.flatten()[0])
+    if callable(weight) and value.numel() and not _checks.traced(value):
+        low, high = (_checks.number("weight", end) for end in (value.min(), value.max()))
+        return low if low == high else value
     return value
 
 

@@ -80,6 +80,7 @@ def log_prob(
     _checks.state("x", x)
     steps, probes, chunk = (_checks.count(k, v) for k, v in (("steps", steps), ("probes", probes), ("chunk", chunk)))
     _checks.choice("divergence", divergence, KINDS)
+    _checks.device_of(generator)
     _checks.choice("prior", prior, ("auto", "moments", "standard", "model"))
     if not isinstance(solver, (Adams, ODE)):
         raise TypeError(f"solver must be Adams() or ODE(method), got {solver!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,8 @@ def one_set(name: str, x: Any, least: int = 1, message: str | None = None) -> Te
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         hint = f"{name}.float()" if isinstance(x, Tensor) else f"torch.as_tensor({name}).float()"
         raise TypeError(f"{name} must be a tensor of floating dtype, got {got}; write {hint}")
+    if x.is_meta or x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor with values, got {x.layout} on {x.device}")
     if x.ndim < 2:
         raise ValueError(f"{message} be (N, *), got {tuple(x.shape)} as {name}; write {name}[:, None] for numbers")
     if len(x) < least or not x[:1].numel():
@@ -53,7 +54,7 @@ def whole(name: str, value: Any, least: int = 1) -> int:
 
 
 def positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e308:
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return float(value)
 

@@ -49,7 +49,7 @@ class Estimate:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """value ± z · standard_error, which holds the truth with probability `level`."""
-        if not 0 < level < 1:
+        if not _checks.positive("level", level) < 1:
             raise ValueError(f"level must be between 0 and 1, got {level!r}; write 0.95 for 95 %")
         half = NormalDist().inv_cdf((1 + level) / 2) * self.standard_error
         return self.value - half, self.value + half
@@ -152,7 +152,10 @@ def measure(
     sets = {"samples": samples, "real": real} | ({} if other is None else {"other": other})
     for name, value in sets.items():
         _checks.one_set(name, value, 2 * LEAST if name == "real" and other is None else LEAST)
+    for name, value in sets.items():
         _checks.same_shape((name, "real"), value, real)
+    if floor is not None and not (isinstance(floor, tuple) and len(floor) == 2):
+        raise TypeError(f"floor must be (value, standard error), got {floor!r}")
     if features is not None:
         _checks.function("features", features)
         sets = {name: _apply(features, value, name) for name, value in sets.items()}

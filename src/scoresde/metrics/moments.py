@@ -55,10 +55,10 @@ def frechet_gaussians(m1: Tensor, C1: Tensor, m2: Tensor, C2: Tensor) -> float:
         11.0
     """
     for name, value, ndim in (("m1", m1, 1), ("C1", C1, 2), ("m2", m2, 1), ("C2", C2, 2)):
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta or value.is_sparse:
             raise TypeError(f"{name} must be a tensor of floating dtype, got {type(value).__name__}")
-        if tuple(value.shape) != (len(m1),) * ndim:
-            raise ValueError(f"{name} must have shape {(len(m1),) * ndim} as m1 has, got {tuple(value.shape)}")
+        if tuple(value.shape) != m1.shape[:1] * ndim or not m1.ndim:
+            raise ValueError(f"{name} must have shape {tuple(m1.shape[:1]) * ndim} as m1, got {tuple(value.shape)}")
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name} must be finite")
     m1, C1, m2, C2 = (value.detach().double().to(m1.device) for value in (m1, C1, m2, C2))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -15,6 +17,27 @@ def whole(least: int = 1, **named: Any) -> None:
         values = value if isinstance(value, tuple) else (value,)
         if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v >= least for v in values):
             raise ValueError(f"{name} must be of whole numbers of at least {least}, got {value!r}")
+
+
+def number(name: str, value: Any, least: float, below: float = math.inf) -> float:
+    """`value`, if it is a number in [least, below)."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= value < min(below, 1e308):
+        raise ValueError(f"{name} must be a finite number in [{least:g}, {below:g}), got {value!r}")
+    return float(value)
+
+
+def several(name: str, value: Any) -> tuple[Any, ...]:
+    """`value`, a tuple or a list, as a tuple."""
+    if not isinstance(value, (tuple, list, torch.Size)):
+        raise TypeError(f"{name} must be a tuple of whole numbers, got {value!r}")
+    return tuple(value)
+
+
+def net(value: Any) -> Any:
+    """`value`, if it is a module or a function."""
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"net must be callable as net(x, t), got {value!r}")
+    return value
 
 
 def even(name: str, value: int) -> None:
@@ -31,12 +54,17 @@ def grid(shape: Any) -> tuple[int, ...]:
     return sizes
 
 
-def state(x: Tensor, t: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Refuse x that is not (B, *shape) in the network's dtype, and t that is not (B,) in x's."""
+def state(x: Tensor, t: Tensor, shape: tuple[int, ...], weight: Tensor) -> None:
+    """Refuse x that is not (B, *shape), of the dtype and device of the network's weights, and t not (B,) of x's."""
+    for name, value in (("x", x), ("t", t)):
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense torch.Tensor, got {type(value).__name__}")
     if tuple(x.shape[1:]) != shape:
         raise ValueError(f"x must have shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
-    if x.dtype != dtype:
-        raise TypeError(f"x must have the network's dtype, {dtype}, got {x.dtype}")
+    if x.dtype != weight.dtype or x.device != weight.device:
+        raise TypeError(
+            f"x must have the network's dtype, {weight.dtype}, and device, {weight.device}, got {x.dtype} on {x.device}"
+        )
     if t.shape != x.shape[:1] or t.dtype != x.dtype:
         raise ValueError(f"t must have shape ({len(x)},) and x's dtype, got {tuple(t.shape)} {t.dtype}")
 

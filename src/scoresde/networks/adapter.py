@@ -89,10 +89,12 @@ class Adapter(Recorded):
         super().__init__()
         if not callable(net):
             raise TypeError(f"net must be callable as net(x, time), got {net!r}")
-        if time not in TIMES:
+        if not isinstance(time, str) or time not in TIMES:
             close = get_close_matches(str(time), TIMES, n=1, cutoff=0.4)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"unknown time {time!r}; known: {', '.join(TIMES)}.{hint}")
+        if label is not None and not isinstance(label, str):
+            raise TypeError(f"label must be the keyword of the labels, such as 'class_labels', got {label!r}")
         if label is None and null is not None:
             raise ValueError(f'null={null} needs the keyword of the labels; write label="class_labels"')
         if null is not None:

@@ -69,7 +69,7 @@ class DiT(Recorded):
         self.modulation, self.leave = zeroed(nn.Linear(width, 2 * width)), zeroed(nn.Linear(width, token))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        _checks.state(x, t, self.shape, self.enter.weight.dtype)
+        _checks.state(x, t, self.shape, self.enter.weight)
         with differentiable(x, t):
             known, tokens = self.condition(t, label), self.enter(self._cut(x)) + self.positions
             for block in self.blocks:

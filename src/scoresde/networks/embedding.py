@@ -26,8 +26,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, features: int = 64, highest: float = 1000.0) -> None:
         super().__init__()
         _checks.whole(features=features)
-        if not 1 <= highest < math.inf:
-            raise ValueError(f"highest must be finite and at least 1, got {highest}")
+        highest = _checks.number("highest", highest, 1.0)
         self.register_buffer("frequencies", torch.logspace(0, math.log10(highest), features // 2))
 
     def forward(self, t: Tensor) -> Tensor:

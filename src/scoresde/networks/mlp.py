@@ -63,7 +63,7 @@ class MLP(Recorded):
         highest: float = 1000.0,
     ) -> None:
         super().__init__()
-        self.shape: tuple[int, ...] = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape: tuple[int, ...] = (shape,) if isinstance(shape, int) else _checks.several("shape", shape)
         _checks.whole(shape=self.shape, width=width, blocks=blocks, features=features)
         _checks.even("features", features)
         dim = math.prod(self.shape)
@@ -76,7 +76,7 @@ class MLP(Recorded):
         return self._answer(x, t, label).reshape(x.shape).to(x.dtype)
 
     def _answer(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        _checks.state(x, t, self.shape, self.enter.weight.dtype)
+        _checks.state(x, t, self.shape, self.enter.weight)
         condition, hidden = add_label(self.label, self.embedding(t), t, label), self.enter(x.flatten(1))
         for block in self.blocks:
             hidden = block(hidden, condition)

@@ -41,9 +41,9 @@ class Scaled(Recorded):
 
     def __init__(self, net: Any, process: Any, scale: float = 1.0) -> None:
         super().__init__()
-        if not 0 < scale < math.inf:
+        if _checks.number("scale", scale, 0.0) == 0.0:
             raise ValueError(f"scale must be positive and finite, got {scale}")
-        self.net, self.process, self.scale = net, _checks.process(process, "alpha", "sigma"), scale
+        self.net, self.process, self.scale = _checks.net(net), _checks.process(process, "alpha", "sigma"), scale
 
     def forward(self, x: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
         return self._ask(x, t, self._levels(t), cond)

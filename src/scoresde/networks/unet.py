@@ -57,12 +57,12 @@ class UNet(Recorded):
     ) -> None:
         super().__init__()
         self.shape = _checks.grid(shape)
-        _checks.whole(width=width, multipliers=tuple(multipliers), blocks=blocks, features=features)
+        multipliers = _checks.several("multipliers", multipliers)
+        _checks.whole(width=width, multipliers=multipliers, blocks=blocks, features=features)
         _checks.whole(0, attention=attention)
         if attention > len(multipliers):
             raise ValueError(f"attention must be at most {len(multipliers)}, one a multiplier, got {attention}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        _checks.number("dropout", dropout, 0.0, 1.0)
         conv: Convolution = nn.Conv1d if len(self.shape) == 2 else nn.Conv2d
         channels, widths, known = self.shape[0], [width * m for m in multipliers], 4 * width
         levels, attentive = range(len(widths)), len(widths) - attention
@@ -80,7 +80,7 @@ class UNet(Recorded):
         self.norm, self.leave = _norm(widths[0]), zeroed(conv(widths[0], channels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        _checks.state(x, t, self.shape, self.enter.weight.dtype)
+        _checks.state(x, t, self.shape, self.enter.weight)
         with differentiable(x, t):
             known, hidden, skips = self.condition(t, label), self.enter(x), []
             for level, blocks in enumerate(self.down):

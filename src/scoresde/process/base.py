@@ -11,8 +11,10 @@ so sub-VP, VE and flow paths need no special code anywhere else.
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property, wraps
 from typing import Any
 
@@ -23,6 +25,12 @@ from scoresde import _checks
 
 TINY = 1e-300
 """A time so close to zero that every formula takes its limit there, and still has one."""
+
+ROUNDING = 1e-15
+"""An α at t_max below this is what rounding leaves of 0."""
+
+FORWARD = threading.RLock()
+"""torch's forward mode has one level for all threads: who differentiates forwards holds this."""
 
 NEGLIGIBLE = 1e-3
 """σ/α (or α/σ) below which noise (or data) no longer matters to a score or an SDE."""
@@ -125,7 +133,13 @@ class Process(ABC):
     def at(self, coefficient: str, t: float) -> float:
         """A coefficient at a number, as a number."""
         known = vars(self).get("_known", {}).get((coefficient, t))
-        return self.remember(coefficient, t, lambda: float(getattr(self, coefficient)(t))) if known is None else known
+        return self.remember(coefficient, t, lambda: self._number(coefficient, t)) if known is None else known
+
+    @_checks.on_host
+    def _number(self, coefficient: str, t: float) -> float:
+        value = float(getattr(self, coefficient)(t))
+        rounding = coefficient == "alpha" and t >= self.t_max and abs(value) < ROUNDING  # cos(π/2) is 6e-17
+        return 0.0 if rounding else value
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_known"}  # functions: not to be pickled
@@ -177,6 +191,7 @@ class Process(ABC):
             True
         """
         _checks.state("x0", x0)
+        _checks.device_of(generator)
         t = self.times_of(t, x0)
         if noise is None:
             noise = randn(x0.shape, generator, x0.device, x0.dtype)
@@ -222,7 +237,8 @@ _wrap(Process)
 
 
 def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    return torch.func.jvp(function, (t.clamp_min(TINY),), (torch.ones_like(t),))[1]
+    with nullcontext() if _checks.traced(t) else FORWARD:
+        return torch.func.jvp(function, (t.clamp_min(TINY),), (torch.ones_like(t),))[1]
 
 
 def as_logsnr(value: Any) -> Tensor:

@@ -123,7 +123,7 @@ class Adaptive(Sampler):
     def __post_init__(self) -> None:
         _checks.positive("rtol", self.rtol)
         _checks.positive("atol", self.atol)
-        if self.order not in PAIRS:
+        if _checks.count("order", self.order) not in PAIRS:
             raise ValueError(f"order must be 3 or 5, got {self.order!r}")
         if self.budget is not None:
             _checks.count("budget", self.budget, 2)

@@ -65,7 +65,7 @@ class FlowSDE(Sampler):
     def __post_init__(self) -> None:
         if not callable(self.diffusion):
             _checks.choice("diffusion", self.diffusion, DIFFUSIONS)
-        if self.order not in (1, 2):
+        if _checks.count("order", self.order) > 2:
             raise ValueError(f"order must be 1 or 2, got {self.order!r}")
         _checks.choice("noise", self.noise, NOISES)
 

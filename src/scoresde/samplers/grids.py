@@ -20,6 +20,7 @@ def uniform(process: Process, steps: int) -> Tensor:
         >>> grids.uniform(VP(), 4).tolist()
         [1.0, 0.75, 0.5, 0.25, 0.0]
     """
+    _checks.kind("process", process, Process, "VP()")
     return torch.linspace(process.t_max, 0, _checks.count("steps", steps) + 1, dtype=torch.float64)
 
 
@@ -28,7 +29,7 @@ def quadratic(process: Process, steps: int) -> Tensor:
 
     Reference: Song et al. (2021), arXiv 2010.02502, app. D.2.
     """
-    return process.t_max * uniform(process, steps).div(process.t_max) ** 2
+    return uniform(process, steps).div(process.t_max) ** 2 * process.t_max
 
 
 def logsnr(process: Process, steps: int) -> Tensor:
@@ -57,11 +58,10 @@ def trailing(process: Process, steps: int) -> Tensor:
 
     Reference: Lin et al. (2023), arXiv 2305.08891, table 2.
     """
-    times = uniform(process, steps)
     if isinstance(process, Discrete):
         _no_more_than(process, steps)
-        return (times * process.steps).round() / process.steps
-    return times
+        return (uniform(process, steps) * process.steps).round() / process.steps
+    return uniform(process, steps)
 
 
 def leading(process: Process, steps: int) -> Tensor:
@@ -71,6 +71,7 @@ def leading(process: Process, steps: int) -> Tensor:
 
     Reference: Song et al. (2021), arXiv 2010.02502, app. D.2; Lin et al. (2023), 2305.08891, table 2.
     """
+    _checks.kind("process", process, Process, "VP()")
     steps = _checks.count("steps", steps)
     i = torch.arange(steps - 1, -1, -1, dtype=torch.float64)
     if isinstance(process, Discrete):
@@ -90,6 +91,7 @@ def graded(process: Process, steps: int, scale: float = 1.0) -> Tensor:
 
     Reference: docs/theory, eq. 12.
     """
+    _checks.kind("process", process, Process, "VP()")
     scale = _checks.positive("scale", scale)
     steps = _checks.count("steps", steps)
 
@@ -102,6 +104,7 @@ def graded(process: Process, steps: int, scale: float = 1.0) -> Tensor:
 
 def _span(process: Process) -> tuple[Tensor, ...]:
     """σ/α at the noise end, at most 1000, and at t_min."""
+    _checks.kind("process", process, Process, "VP()")
     first = min(flow.ratio(process, process.t_max), 1 / NEGLIGIBLE)
     return torch.tensor([first, flow.ratio(process, process.t_min)], dtype=torch.float64).unbind()
 

@@ -68,6 +68,7 @@ def sample(
         torch.Size([8])
     """
     _check(model, sampler)
+    _checks.flags(trajectory=trajectory, progress=progress, log_prob=log_prob)
     if log_prob and (not isinstance(sampler, Adams) or grid is not None or trajectory):
         raise ValueError(f"log_prob=True needs sampler=Adams(), without grid and trajectory, got {sampler!r}")
     times = _times(sampler, model, steps, grid)
@@ -113,6 +114,7 @@ def encode(
     Reference: Song et al. (2021), arXiv 2011.13456, sec. 4.3.
     """
     _check(model, sampler)
+    _checks.flags(trajectory=trajectory, progress=progress)
     if sampler.stochastic:
         raise ValueError(f"sampler must be deterministic to encode, got {sampler!r}; use Adams()")
     _checks.state("x", x)
@@ -177,7 +179,7 @@ def _times(sampler: Sampler, model: Model, steps: int, grid: Any) -> list[float]
     else:
         times = _checks.table("grid, a function such as grids.karras or a list of times,", grid).double()
     if times.ndim != 1 or len(times) < 2 or not bool((times.diff() < 0).all()):
-        raise ValueError(f"grid must be at least two times that decrease strictly, got {times.tolist()[:8]}")
+        raise ValueError(f"grid must be at least two times that decrease strictly, got {times.flatten().tolist()[:8]}")
     model.process.check_time(times)
     if (first := float(sampler.begin(model, times)[0])) != times[0]:
         raise ValueError(

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scoresde import _checks
 from scoresde.model import Model
 from scoresde.prediction import weights
 from scoresde.process import Process
 
 
+@_checks.on_host
 @lru_cache(4096)
 def moments(z: float, n: int) -> tuple[float, ...]:
     """∫₀¹ e^{z(u−1)} u^k du for k < n: a series for small z, integration by parts beyond (docs/theory, eq. 19)."""
@@ -35,6 +37,7 @@ def _series(z: float, k: int) -> float:
     return total
 
 
+@_checks.on_host
 @lru_cache(4096)
 def lagrange(nodes: tuple[float, ...], integrals: tuple[float, ...]) -> tuple[float, ...]:
     """The weights of values at `nodes` in the integral of the polynomial through them; `integrals`: of u^k."""

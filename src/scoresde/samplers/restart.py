@@ -45,9 +45,9 @@ class Restart(Sampler):
         _checks.kind("inner", self.inner, Sampler, "Heun()")
         if self.inner.stochastic:
             raise ValueError(f"inner must be deterministic, got {self.inner!r}; use Heun()")
-        check_range("(low, high)", (self.low, self.high))
         _checks.positive("low", self.low)
         _checks.number("high", self.high)
+        check_range("(low, high)", (self.low, self.high))
         _checks.count("repeats", self.repeats, 0)
         _checks.count("inner_steps", self.inner_steps)
 

@@ -48,6 +48,8 @@ def sample_shards(
         ...     [path.name for path in sample_shards(model, 5, folder, shard=2)]
         ['samples-00000.safetensors', 'samples-00001.safetensors', 'samples-00002.safetensors']
     """
+    _checks.kind("model", model, Model, "Model(net, VP())")
+    folder = _checks.path("folder", folder)
     num, shard = _checks.count("num", num), _checks.count("shard", shard)
     processes, process = _checks.count("processes", processes), _checks.count("process", process, 0)
     if process >= processes:
@@ -56,10 +58,12 @@ def sample_shards(
         if model.moments is None or not isinstance(model.moments[0], Tensor):
             raise ValueError("shape must be given for a model without moments, such as shape=(1, 28, 28)")
         shape = tuple(model.moments[0].shape)
+    if not isinstance(shape, tuple) or shape:  # () for numbers
+        shape = _checks.shape("shape", (1, *_checks.shape("shape", shape)))[1:]
     if _checks.count("seed", seed, 0) + num > 2**63:
         raise ValueError(f"seed must leave room for {num} more below 2**63, got {seed}")
     batch = shard if batch is None else _checks.count("batch", batch)
-    return _shards(model, num, Path(folder), shape, shard, batch, seed, processes, process, options)
+    return _shards(model, num, folder, shape, shard, batch, seed, processes, process, options)
 
 
 def _shards(

@@ -32,6 +32,7 @@ class UniPC(Stepper):
     orders = (1, 2, 3)
 
     def __post_init__(self) -> None:
+        _checks.count("order", self.order)
         super().__post_init__()
         _checks.choice("variant", self.variant, ("bh1", "bh2"))
 

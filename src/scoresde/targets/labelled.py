@@ -15,8 +15,8 @@ from scoresde.process.base import Process
 from scoresde.targets.base import exact_answer
 from scoresde.targets.mixture import GaussianMixture
 
-NODES = {1: 20_001, 2: 501}
-"""Of the grid that normalises a tilted law, along each dimension."""
+NODES, COARSE = {1: 20_001, 2: 701}, {1: 2001, 2: 201}
+"""Of the grid that normalises a tilted law, along each dimension, and of the one that finds where it is."""
 
 
 class Labelled(nn.Module):
@@ -44,8 +44,8 @@ class Labelled(nn.Module):
     def __init__(self, mixture: GaussianMixture, labels: Any) -> None:
         super().__init__()
         self.mixture = _checks.kind("mixture", mixture, GaussianMixture, "targets.GaussianMixture(w, m, C)")
-        labels = torch.as_tensor(labels, device=mixture.weights.device)
-        if labels.is_floating_point() or labels.shape != mixture.weights.shape:
+        labels = _checks.whole_numbers("labels", labels).to(mixture.weights.device)
+        if labels.shape != mixture.weights.shape:
             raise ValueError(
                 f"labels must be whole numbers of shape ({len(mixture.weights)},), one for each component, "
                 f"got {labels.dtype} of shape {tuple(labels.shape)}"
@@ -144,7 +144,7 @@ class Tilted:
             points, cell = self._grid()
             values = self._unnormalised(points)
             self._log_z = float(values.logsumexp(0)) + math.log(cell)
-        return (self._unnormalised(x.double()) - self._log_z).to(x.dtype)
+        return (self._unnormalised(_checks.state("x", x).double()) - self._log_z).to(x.dtype)
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -164,16 +164,42 @@ class Tilted:
         return self.weight * conditional + (1 - self.weight) * all_of_it
 
     def _grid(self) -> tuple[Tensor, float]:
-        """Points (N, D), twelve deviations beyond the outermost means, and the volume of a cell: the trapezium rule."""
+        """Points (N, D) over where the law is within e⁻⁴⁰ of its peak, and the volume of a cell: the trapezium rule.
+
+        Raises:
+            ValueError: three or more dimensions; a law without an end (weights below 0 may have none), or with modes
+                too narrow for the grid.
+        """
         mixture = self.classes.mixture
         if mixture.dim not in NODES:
             raise ValueError(f"a tilted law has its density in 1 or 2 dimensions, got {mixture.dim}; draw with sample")
         reach = 12 * mixture.variances.amax().sqrt()
         low, high = mixture.means.amin(0) - reach, mixture.means.amax(0) + reach
-        nodes, like = NODES[mixture.dim], {"dtype": torch.float64, "device": low.device}
+        for _ in range(24):  # until all of it is inside, and no more than that
+            points, cell = self._points(low, high, COARSE[mixture.dim])
+            values = self._unnormalised(points)
+            inside = points[values > values.max() - 40]
+            edge = torch.tensor(cell).to(low)
+            least, most = inside.amin(0) - edge, inside.amax(0) + edge
+            if bool((least > low).all() and (most < high).all()):
+                break
+            low, high = low - (high - low) / 2, high + (high - low) / 2
+        else:
+            raise ValueError(f"weight {self.weight:g} leaves a law without an end: p(y | x)^w outgrows p(x)")
+        points, cell = self._points(least, most, NODES[mixture.dim])
+        narrow = float(mixture.variances.amin().sqrt()) / math.sqrt(max(1.0, abs(self.weight)))
+        if max(cell) > narrow / 2:
+            raise ValueError(
+                f"modes of deviation {narrow:.2g} are too narrow for a grid of {max(cell):.2g}; use sample"
+            )
+        return points, math.prod(cell)
+
+    def _points(self, low: Tensor, high: Tensor, nodes: int) -> tuple[Tensor, list[float]]:
+        """A grid of so many nodes a side, (N, D), and the sides of its cells."""
+        like = {"dtype": torch.float64, "device": low.device}
         places = [torch.linspace(float(a), float(b), nodes, **like) for a, b in zip(low, high)]
-        points = torch.stack(torch.meshgrid(*places, indexing="ij"), -1).reshape(-1, mixture.dim)
-        return points, math.prod(float(p[1] - p[0]) for p in places)
+        points = torch.stack(torch.meshgrid(*places, indexing="ij"), -1).reshape(-1, len(places))
+        return points, [float(p[1] - p[0]) for p in places]
 
 
 class _Conditional(nn.Module):

@@ -138,9 +138,12 @@ class Gaussian(GaussianMixture):
     def __init__(self, mean: Any, covariance: Any) -> None:
         given = mean.dtype if isinstance(mean, Tensor) and mean.is_floating_point() else torch.get_default_dtype()
         mean, covariance = _checks.table("mean", mean), _checks.table("covariance", covariance)
-        if mean.ndim != 1:
-            raise ValueError(f"mean must have shape (D,), got {tuple(mean.shape)}")
-        super().__init__(mean.new_ones(1), mean[None], covariance.to(mean.device)[None])
+        if mean.ndim != 1 or not mean.numel() or not bool(torch.isfinite(mean).all()):
+            raise ValueError(f"mean must be finite, of shape (D,), got {str(mean.tolist())[:80]}")
+        try:
+            super().__init__(mean.new_ones(1), mean[None], covariance.to(mean.device)[None])
+        except ValueError as error:
+            raise ValueError(f"covariance: {error}") from error
         self.dtype = given
 
 

@@ -60,7 +60,7 @@ def save(model: Model, path: str | Path) -> None:
     """
     _checks.kind("model", model, Model, "Model(net, VP())")
     net = _checks.kind("model.net", model.net, nn.Module, "networks.MLP(2)")
-    with whole(Path(path)) as draft:
+    with whole(_checks.path("path", path)) as draft:
         write_model(model, net.state_dict(), draft)
 
 
@@ -98,7 +98,7 @@ def load(
 
     Example: see `save`.
     """
-    path = Path(path)
+    path = _checks.path("path", path)
     weights = None
     if path.is_dir():
         from scoresde.training.resume import averages, newest

@@ -40,9 +40,9 @@ def couple(x0: Tensor, noise: Tensor, kind: str = "independent", label: Tensor |
 
     Reference: Tong et al. (2023), arXiv 2302.00482; Pooladian et al. (2023), 2304.14772; docs/theory, eq. 49.
     """
-    _checks.choice("coupling", kind, KINDS)
+    _checks.choice("coupling kind", kind, KINDS)
     _checks.shape_like("noise", _checks.state("noise", noise), _checks.state("x0", x0), "x0")
-    if label is not None and label.shape != x0.shape[:1]:
+    if label is not None and _checks.kind("label", label, Tensor, "torch.tensor([0, 1])").shape != x0.shape[:1]:
         raise ValueError(f"label must have shape ({len(x0)},), got {tuple(label.shape)}")
     if kind == "independent" or len(x0) < 2:
         return noise

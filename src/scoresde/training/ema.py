@@ -39,6 +39,7 @@ class EMA:
     def __init__(self, net: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
         _checks.kind("net", net, nn.Module, "model.net")
         self.decay = _checks.number("decay", decay, 0.0, 1.0 - 1e-12)
+        _checks.flags(warmup=warmup)
         self.warmup = bool(warmup)
         self.updates = 0
         self.net = deepcopy(net).eval().requires_grad_(False)
@@ -106,10 +107,10 @@ class PowerEMA:
 
     def __init__(self, net: nn.Module, stds: Sequence[float] = (0.05, 0.10)) -> None:
         _checks.kind("net", net, nn.Module, "model.net")
+        if not isinstance(stds, (tuple, list)) or not stds:
+            raise ValueError(f"stds must hold at least one width, such as (0.05, 0.10), got {stds!r}")
+        self.exponents = [exponent(std, "stds: std") for std in stds]
         self.stds = tuple(float(std) for std in stds)
-        self.exponents = [exponent(std) for std in self.stds]
-        if not self.stds:
-            raise ValueError("stds must hold at least one width, such as (0.05, 0.10)")
         self.updates = 0
         self.names = [name for name, _ in net.named_parameters(remove_duplicate=False)]
         self.averages = [[p.detach().clone() for p in _parameters(net)] for _ in self.stds]
@@ -165,15 +166,15 @@ class PowerEMA:
         self.updates = int(_entry(state, "step"))
 
 
-def exponent(std: float) -> float:
+def exponent(std: float, name: str = "std") -> float:
     """γ with √(γ + 1)/((γ + 2) √(γ + 3)) = std: the power of the profile τ^γ on [0, 1] of that standard deviation.
 
     Example:
         >>> round(exponent(0.05), 2), round(exponent(0.10), 2)
         (16.97, 6.94)
     """
-    if _checks.number("std", std, 0.0, 12**-0.5) <= 0:
-        raise ValueError(f"std must be above 0, got {std:g}")
+    if _checks.number(name, std, 0.0, 12**-0.5) <= 0:
+        raise ValueError(f"{name} must be above 0, got {std:g}")
     return float(np.roots([1, 7, 16 - std**-2, 12 - std**-2]).real.max())
 
 
@@ -190,8 +191,8 @@ def post_hoc(snapshots: Sequence[dict[str, Tensor]], std: float, step: int | Non
 
     Reference: Karras et al. (2024), arXiv 2312.02696, sec. 3.2 and app. C; docs/theory, eq. 52.
     """
-    if not snapshots:
-        raise ValueError("snapshots must hold at least one PowerEMA.snapshot()")
+    if not isinstance(snapshots, (tuple, list)) or not snapshots or not all(isinstance(s, dict) for s in snapshots):
+        raise ValueError(f"snapshots must be a list of at least one PowerEMA.snapshot(), got {str(snapshots)[:80]}")
     steps = [int(_entry(snapshot, "step")) for snapshot in snapshots]
     step = max(steps) if step is None else _checks.count("step", step)
     chosen = [(n, snapshot) for n, snapshot in sorted(zip(steps, snapshots), key=lambda pair: pair[0]) if 0 < n <= step]

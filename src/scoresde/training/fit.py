@@ -116,6 +116,9 @@ def fit(
     _checks.positive("clip", clip)
     _checks.number("ema", ema, 0.0, 1.0 - 1e-12)
     _checks.number("drop", drop, 0.0, 1.0)
+    _checks.flags(posthoc=posthoc, low_discrepancy=low_discrepancy, conditional=conditional, bf16=bf16, compile=compile)
+    if not callable(optimizer):
+        raise TypeError(f"optimizer must be a function (weights, lr) -> torch.optim.Optimizer, got {optimizer!r}")
     _checks.choice("objective", objective, OBJECTIVES)
     _checks.choice("coupling", coupling, KINDS)
     if posthoc and checkpoints is None:
@@ -131,7 +134,7 @@ def fit(
         raise ValueError("generator must be given, seeded alike in all processes: torch.Generator().manual_seed(0)")
     source = Source(data, model.like().to(team.device), generator, conditional)
     training = Training(net.to(team.device), optimizer, lr, ema, source, times, team, bf16, compile, posthoc)
-    folder = None if checkpoints is None else Path(checkpoints)
+    folder = None if checkpoints is None else _checks.path("checkpoints", checkpoints)
     found = newest(folder) if folder is not None and steps_in(folder) else None
     if coupling == "optimal":
         measured = None

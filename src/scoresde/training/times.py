@@ -213,6 +213,7 @@ def quantile(times: Times, process: Process, u: Tensor) -> Tensor:
 
 def uniforms(n: int, generator: torch.Generator | None, device: Any, low_discrepancy: bool) -> Tensor:
     """n numbers in [0, 1), float64: (n,)."""
+    _checks.flags(low_discrepancy=low_discrepancy)
     source = _checks.device_of(generator, device)
     shape = () if low_discrepancy else (n,)
     u = torch.rand(shape, generator=generator, device=source, dtype=torch.float64).to(device or source)

@@ -1,0 +1,141 @@
+"""The reference: a page for each part of the package, an entry for each public name, from its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+PAGES = {
+    # page: (module, what it is of, names, or None for all of the module's __all__)
+    "processes": ("scoresde", "Processes and predictions", (
+        "Process", "VP", "SubVP", "VE", "EDM", "Cosine", "Sigmoid", "RectifiedFlow", "Discrete", "ddpm", "PREDICTIONS",
+        "convert",
+    )),
+    "model": ("scoresde", "Models and equations", (
+        "Model", "Count", "Dynamics", "Forward", "Reverse", "Langevin", "solve", "distribution", "ScoreDensity",
+    )),
+    "sampling": ("scoresde", "Sampling", ("sample", "encode", "decode", "round_trip", "interpolate")),
+    "samplers": ("scoresde.samplers", "Samplers", None),
+    "grids": ("scoresde.samplers.grids", "Grids of times", (
+        "graded", "uniform", "logsnr", "karras", "quadratic", "leading", "trailing",
+    )),
+    "likelihood": ("scoresde", "Likelihood", ("log_prob", "elbo", "vlb", "bits_per_dim", "fit_dequantizer")),
+    "guidance": ("scoresde.guidance", "Guidance", None),
+    "training": ("scoresde.training", "Training", None),
+    "targets": ("scoresde.targets", "Targets", None),
+    "networks": ("scoresde.networks", "Networks", None),
+    "metrics": ("scoresde.metrics", "Metrics", None),
+    "data": ("scoresde.data", "Data", None),
+    "testing": ("scoresde.testing", "Testing", None),
+}  # fmt: skip
+
+SECTIONS = ("Args", "Returns", "Raises", "Example", "Reference", "References")
+
+
+def write(folder: Path) -> None:
+    """Write the pages into a folder."""
+    folder.mkdir(exist_ok=True)
+    for page, (module, title, names) in PAGES.items():
+        home = import_module(module)
+        names = tuple(home.__all__) if names is None else names
+        entries = [
+            entry(f"{module}.{name}", getattr(home, name))
+            for name in names
+            if not inspect.ismodule(getattr(home, name))
+        ]
+        (folder / f"{page}.md").write_text(f"# {title}\n\n" + "\n\n".join(entries) + "\n", encoding="utf-8")
+    listed = "\n".join(PAGES)
+    (folder / "index.md").write_text(
+        "# Reference\n\nEvery public name, from its docstring. `(B, *)` is a batch of B samples of any shape, `()` a number."
+        f"\n\n```{{toctree}}\n:maxdepth: 2\n\n{listed}\n```\n",
+        encoding="utf-8",
+    )
+
+
+def entry(path: str, thing: Any) -> str:
+    """A name with its signature, what its docstring says, and what its public methods do."""
+    name = path.rpartition(".")[2]
+    text = inspect.getdoc(thing) if inspect.isclass(thing) or callable(thing) else None
+    if text is None:
+        return f"## {name}\n\n```python\n{path} = {shown(thing)}\n```"
+    lines = [f"## {name}", f"```python\n{path}{signature(thing)}\n```", body(text, arguments(thing))]
+    if inspect.isclass(thing):
+        for key, member in vars(thing).items():
+            if key.startswith("_") or not (said := inspect.getdoc(member)) or not documented(member):
+                continue
+            call = signature(member) if callable(member) else ""
+            lines += [f"`.{key}{call}`", body(said, arguments(member))]
+    return "\n\n".join(lines)
+
+
+def documented(member: Any) -> bool:
+    return (
+        inspect.isfunction(member)
+        or isinstance(member, (property, classmethod, staticmethod))
+        or hasattr(member, "func")
+    )
+
+
+def shown(thing: Any) -> str:
+    return "{" + ", ".join(map(repr, thing)) + "}" if isinstance(thing, dict) else repr(thing)
+
+
+def signature(thing: Any) -> str:
+    try:
+        text = str(inspect.signature(thing))
+    except (TypeError, ValueError):
+        return ""
+    text = re.sub(r"'([\w\[\], |.]+)'(?=[,)\s])", r"\1", re.sub(r": '([^']*)'", r": \1", text))
+    return re.sub(r"\bself(, )?", "", re.sub(r" -> '?([^']*)'?$", r" -> \1", text))
+
+
+def arguments(thing: Any) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def body(text: str, names: tuple[str, ...] = ()) -> str:
+    """A docstring as Markdown: its sections under their names, its examples as code, its formulas as they stand.
+
+    names: of the arguments; each gets a line of its own.
+    """
+    parts, section, rows = [], "", []
+    for line in [*text.splitlines(), "Args:"]:
+        if re.match(rf"(?:{'|'.join(SECTIONS)}):$|References?: ", line):
+            parts.append(rendered(section, rows, names))
+            section, _, rest = line.partition(":")
+            rows = [rest.strip()] if rest.strip() else []
+        else:
+            rows.append(line)
+    return "\n\n".join(filter(None, parts))
+
+
+def rendered(section: str, rows: list[str], names: tuple[str, ...]) -> str:
+    text = inspect.cleandoc("\n".join(rows)).strip()
+    if not text:
+        return ""
+    if section == "Example":
+        return f"```pycon\n{text}\n```"
+    if section in ("Args", "Raises", "Returns"):
+        said = " ".join(text.split())
+        if section == "Args":
+            known = "|".join(map(re.escape, names)) or "$^"
+            said = re.sub(rf"(?:^|(?<=[.;)] ))((?:{known})(?:, (?:{known}))*): ", r"\n- `\1`: ", said).strip()
+        return f"**{section}**\n\n{escaped(said)}"
+    blocks = []
+    for block in text.split("\n\n"):
+        indented = all(line.startswith("    ") for line in block.splitlines())
+        blocks.append(f"```text\n{inspect.cleandoc(block)}\n```" if indented else escaped(block))
+    said = "\n\n".join(blocks)
+    return f"*{section}*: {said}" if section else said
+
+
+def escaped(text: str) -> str:
+    """Text whose stars and brackets are no Markdown, outside of code."""
+    pieces = re.split(r"(`[^`]*`)", text)
+    return "".join(p if p.startswith("`") else re.sub(r"([*\[\]<>_|])", r"\\\1", p) for p in pieces)
