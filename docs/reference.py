@@ -49,7 +49,7 @@ def write(folder: Path) -> None:
         (folder / f"{page}.md").write_text(f"# {title}\n\n" + "\n\n".join(entries) + "\n", encoding="utf-8")
     listed = "\n".join(PAGES)
     (folder / "index.md").write_text(
-        "# Reference\n\nEvery public name, from its docstring. `(B, *)` is a batch of B samples of any shape, `()` a number."
+        "# Reference\n\nEvery public name, from its docstring. `(B, *)` is a batch of B samples of any shape."
         f"\n\n```{{toctree}}\n:maxdepth: 2\n\n{listed}\n```\n",
         encoding="utf-8",
     )
