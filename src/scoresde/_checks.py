@@ -152,8 +152,8 @@ def floating(name: str, x: Any) -> Tensor:
         raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}; write torch.as_tensor({name})")
     if not x.is_floating_point():
         raise TypeError(f"{name} must have a floating dtype, got {x.dtype}; write {name}.float()")
-    if x.is_meta or x.layout != torch.strided:
-        raise TypeError(f"{name} must be a dense tensor with values, got {x.layout} on {x.device}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {x.layout}; write {name}.to_dense()")
     return x
 
 
@@ -162,6 +162,8 @@ def state(name: str, x: Any) -> Tensor:
     floating(name, x)
     if x.ndim < 1:
         raise ValueError(f"{name} must have shape (B, *), got a tensor without dimensions; write {name}[None]")
+    if x.is_meta:
+        raise TypeError(f"{name} must have values, got a tensor on the meta device")
     if not traced(x) and not bool(torch.isfinite(x).all()):
         raise ValueError(f"{name} must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite entries")
     return x
