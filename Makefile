@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check benchmark clean
+.PHONY: demo test docs benchmark clean
 
 demo: .venv/ready
 	$(BIN)/python -m scoresde demo
@@ -12,6 +12,9 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 	$(BIN)/python -m pytest -n 2 -m slow
+
+docs: .venv/ready
+	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
 
 benchmark: .venv/ready
 	$(BIN)/python experiments/benchmark_solve.py

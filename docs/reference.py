@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+import equations
 
 PAGES = {
     # page: (module, what it is of, names, or None for all of the module's __all__)
@@ -47,12 +50,25 @@ def write(folder: Path) -> None:
             if not inspect.ismodule(getattr(home, name))
         ]
         (folder / f"{page}.md").write_text(f"# {title}\n\n" + "\n\n".join(entries) + "\n", encoding="utf-8")
-    listed = "\n".join(PAGES)
+    (folder / "properties.md").write_text(properties(), encoding="utf-8")
+    listed = "\n".join([*PAGES, "properties"])
     (folder / "index.md").write_text(
         "# Reference\n\nEvery public name, from its docstring. `(B, *)` is a batch of B samples of any shape."
         f"\n\n```{{toctree}}\n:maxdepth: 2\n\n{listed}\n```\n",
         encoding="utf-8",
     )
+
+
+def properties() -> str:
+    """What the conformance kit checks."""
+    lines = ["# Properties", "What the kit checks of each kind of part ([extending](../extending.md))."]
+    for kind, rows in import_module("scoresde.testing").PROPERTIES.items():
+        lines += [f"## {kind.capitalize()}"]
+        for row in rows:
+            said = (("Shown by", row.proof), ("If it fails", row.change))
+            lines += [f"**{escaped(row.name)}.** {escaped(row.meaning)}"]
+            lines += ["\n".join(f"- *{label}*: {escaped(text)}" for label, text in said)]
+    return "\n\n".join(lines) + "\n"
 
 
 def entry(path: str, thing: Any) -> str:
@@ -64,7 +80,7 @@ def entry(path: str, thing: Any) -> str:
     lines = [f"## {name}", f"```python\n{path}{signature(thing)}\n```", body(text, arguments(thing))]
     if inspect.isclass(thing):
         for key, member in vars(thing).items():
-            if key.startswith("_") or not (said := inspect.getdoc(member)) or not documented(member):
+            if key.startswith("_") or not documented(member) or not (said := inspect.cleandoc(member.__doc__ or "")):
                 continue
             call = signature(member) if callable(member) else ""
             lines += [f"`.{key}{call}`", body(said, arguments(member))]
@@ -84,12 +100,25 @@ def shown(thing: Any) -> str:
 
 
 def signature(thing: Any) -> str:
+    """As it is written, without self; of a class, without what it returns."""
     try:
-        text = str(inspect.signature(thing))
+        found = inspect.signature(thing)
     except (TypeError, ValueError):
         return ""
-    text = re.sub(r"'([\w\[\], |.]+)'(?=[,)\s])", r"\1", re.sub(r": '([^']*)'", r": \1", text))
-    return re.sub(r"\bself(, )?", "", re.sub(r" -> '?([^']*)'?$", r" -> \1", text))
+    kept = [p.replace(annotation=Bare.of(p.annotation)) for p in found.parameters.values() if p.name != "self"]
+    returned = found.empty if inspect.isclass(thing) else Bare.of(found.return_annotation)
+    return str(found.replace(parameters=kept, return_annotation=returned))
+
+
+class Bare(str):
+    """An annotation that is written without quotes."""
+
+    @classmethod
+    def of(cls, annotation: Any) -> Any:
+        return cls(annotation) if isinstance(annotation, str) else annotation
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def arguments(thing: Any) -> tuple[str, ...]:
@@ -136,6 +165,9 @@ def rendered(section: str, rows: list[str], names: tuple[str, ...]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text whose stars and brackets are no Markdown, outside of code."""
+    """Text whose stars and brackets are no Markdown, and whose formulas are set, outside of code."""
     pieces = re.split(r"(`[^`]*`)", text)
-    return "".join(p if p.startswith("`") else re.sub(r"([*\[\]<>_|])", r"\\\1", p) for p in pieces)
+    for i, piece in enumerate(pieces[::2]):
+        pieces[2 * i] = re.sub(r"([*\[\]_|])", r"\\\1", equations.html(html.escape(piece, quote=False)))
+    cited = r'<a href="../theory.html#eq-\2">theory, \1</a>'
+    return re.sub(r"docs/theory, (eq\. (\d+)(?:-\d+)?)", cited, "".join(pieces))

@@ -322,7 +322,7 @@ def test_a_noisy_density_is_warned_of():
 X = LEVELS[:3]
 GAUSSIAN = targets.Gaussian([0.0, 0.0], 1.0)
 REFUSED = {
-    "float": (partial(bits_per_dim, x=X / 4), TypeError, "x must hold the levels"),
+    "float": (partial(bits_per_dim, x=X / 4), TypeError, "x must be whole levels"),
     "range": (partial(bits_per_dim, x=X, levels=4, low=1.0, high=0.0), ValueError, "low must be below high"),
     "one column": (partial(bits_per_dim, x=X, low=torch.tensor([-1.0, 2.0])), ValueError, "low must be below high"),
     "infinite": (partial(bits_per_dim, x=X, high=math.inf), ValueError, "high must be finite"),

@@ -6,23 +6,10 @@ from pathlib import Path
 import pytest
 
 import scoresde
+from tests.docs import layout
 
 ROOT = Path(scoresde.__file__).parent
-LAYERS = [
-    {"_checks", "_files", "_fingerprint"},
-    {"process", "prediction"},
-    {"scaling"},
-    {"model", "targets"},
-    {"dynamics", "solve", "flow", "divergence", "adaptation", "density", "adjoint"},
-    {"samplers", "likelihood", "training"},
-    {"latent", "guidance"},
-    {"data", "plots", "testing", "distribution", "estimator"},
-    {"demo", "runs", "explore", "figures"},
-    {"compare"},
-    {"cli"},
-    {"__main__", "__init__"},
-]
-LEAVES = {"networks", "metrics"}
+LAYERS, LEAVES = ([set(names) for _, names in layout.LAYERS], set(layout.LEAVES[1]))
 
 
 def part(path):

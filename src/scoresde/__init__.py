@@ -4,6 +4,8 @@ A `Process` says how data is noised; a `Model` is a network, a process and the n
 everything else is a function of a `Model`.
 """
 
+from typing import TYPE_CHECKING
+
 from scoresde import guidance, metrics, networks, targets
 from scoresde.distribution import distribution
 from scoresde.dynamics import Dynamics, Forward, Langevin, Reverse
@@ -16,9 +18,12 @@ from scoresde.samplers import encode, grids, sample
 from scoresde.solve import solve
 from scoresde.training import EMA, fit, load, loss, save
 
+if TYPE_CHECKING:
+    from scoresde.estimator import ScoreDensity
+
 __version__ = "0.1.0"
 
-__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
     "EDM", "EMA", "PREDICTIONS", "VE", "VP", "Cosine", "Count", "Discrete", "Dynamics", "Forward", "Langevin",
     "Model", "Process", "RectifiedFlow", "Reverse", "ScoreDensity", "Sigmoid", "SubVP", "bits_per_dim", "convert",
     "ddpm", "decode", "distribution", "elbo", "encode", "fit", "fit_dequantizer", "grids", "guidance", "interpolate",

@@ -62,6 +62,15 @@ def kind(name: str, value: Any, wanted: type, example: str) -> Any:
     return value
 
 
+def several(name: str, values: Any, wanted: type, example: str) -> list[Any]:
+    """`values`, if they are instances of `wanted`, at least one."""
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"{name} must be a list, such as [{example}], got {values!r}")
+    if not values:
+        raise ValueError(f"{name} must hold at least one, got none")
+    return [kind(name, value, wanted, example) for value in values]
+
+
 def table(name: str, value: Any) -> Tensor:
     """`value`, numbers nested in any way, as a tensor: its own dtype if it is one, else float64."""
     try:
@@ -115,7 +124,8 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} must be one number, got {str(value)[:80]}") from error
     if not math.isfinite(result) or not low <= result <= high:
-        raise ValueError(f"{name} must be a finite number in [{low:g}, {high:g}], got {result:g}")
+        within = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number{within}, got {result:g}")
     return result
 
 
@@ -142,7 +152,7 @@ def on_host(function: Callable[..., Any]) -> Callable[..., Any]:
     def constant(*args: Any) -> Any:
         return function(*args)
 
-    constant._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    constant._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
     return constant
 
 

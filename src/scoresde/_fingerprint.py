@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -79,6 +80,8 @@ def _made_of(value: Any, weights: bool) -> Iterator[Any]:
         yield [cell.cell_contents for cell in value.__closure__ or ()]
     elif isinstance(value, MethodType):
         yield [value.__func__, value.__self__]
+    elif isinstance(value, partial):
+        yield [value.func, value.args, value.keywords]
     elif isinstance(value, nn.Module):
         yield [(name, part) for name, part in vars(value).items() if not name.startswith("_") and name not in LEFT_OUT]
         yield [*value.named_parameters(recurse=False), *value.named_buffers(recurse=False)]

@@ -79,6 +79,7 @@ class ScoreDensity(DensityMixin, BaseEstimator):
         ValueError, TypeError: parameters that do not fit, at `fit`, or rows, as everywhere in scikit-learn.
 
     Example:
+        >>> import numpy as np
         >>> from scoresde.estimator import ScoreDensity
         >>> X = np.random.RandomState(0).randn(200, 2)
         >>> density = ScoreDensity(max_iter=40, random_state=0).fit(X)

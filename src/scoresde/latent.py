@@ -14,8 +14,10 @@ from scoresde.samplers import Adams, Sampler, encode, sample
 
 
 def decode(model: Model, latent: Tensor, sampler: Sampler = Adams(), steps: int = 20, **options: Any) -> Tensor:  # noqa: B008
-    """The data x of latents x_T: (B, *), the inverse of `encode`: `sample` from there by a deterministic sampler.
+    """The data of latents, the inverse of `encode`: `sample` from there by a deterministic sampler.
 
+    Args:
+        model: of which the latents are. latent: (B, *), x_T. sampler, steps, options: as in `sample`.
     Raises:
         ValueError: a stochastic sampler; otherwise as `sample`.
 
@@ -26,6 +28,8 @@ def decode(model: Model, latent: Tensor, sampler: Sampler = Adams(), steps: int 
         >>> x = torch.tensor([[0.8], [-1.1]])
         >>> torch.allclose(decode(model, encode(model, x, steps=200), steps=200), x, atol=1e-3)
         True
+
+    Reference: Song et al. (2021), arXiv 2011.13456, sec. 4.3.
     """
     if _checks.kind("sampler", sampler, Sampler, "Adams()").stochastic:
         raise ValueError(f"sampler must be deterministic to decode, got {sampler!r}; use Adams()")
@@ -34,6 +38,11 @@ def decode(model: Model, latent: Tensor, sampler: Sampler = Adams(), steps: int 
 
 def round_trip(model: Model, x: Tensor, sampler: Sampler = Adams(), steps: int = 20, **options: Any) -> Tensor:  # noqa: B008
     """‖decode(encode(x)) − x‖/√D of each sample: (B,), in the units of the data.
+
+    Args:
+        model: whose flow is tried. x: (B, *), data. sampler, steps, options: as in `encode`.
+    Raises:
+        ValueError, TypeError: as `encode`.
 
     Example:
         >>> import torch
@@ -61,6 +70,9 @@ def interpolate(
 
     and lengths in equal steps.
 
+    Args:
+        model: whose latents they are. first, second: (B, *), data. count: points, at least 2. sampler, steps: as in
+            `encode`.
     Returns:
         (count, B, *).
     Raises:

@@ -34,8 +34,9 @@ class Model:
         >>> import torch
         >>> from scoresde import VP
         >>> model = Model(lambda x, t: torch.zeros_like(x), VP(), "noise")
-        >>> model.predict("x0", torch.ones(2, 3), 0.5).shape
-        torch.Size([2, 3])
+        >>> x = torch.ones(2, 3)
+        >>> torch.allclose(model.predict("x0", x, 0.5), x / VP().alpha(0.5))  # it finds no noise in x = α x₀ + σ ε
+        True
     """
 
     net: Callable[..., Tensor]
@@ -60,8 +61,10 @@ class Model:
         if x.ndim < 1:
             raise ValueError("x must have shape (B, *), got a tensor without dimensions; write x[None]")
         if not isinstance(t, Tensor):
-            times = torch.full((x.shape[0],), self.process.times_of(t, x), dtype=x.dtype, device=x.device)
-        elif _checks.floating("t", t).shape in ((), x.shape[:1]):
+            times = torch.full((x.shape[0],), float(self.process.times_of(t, x)), dtype=x.dtype, device=x.device)
+        elif _checks.floating("t", t).is_meta and not x.is_meta:
+            raise TypeError("t must have values, got a tensor on the meta device")
+        elif t.shape in ((), x.shape[:1]):
             times = t.to(x.device, x.dtype).expand(x.shape[0])
         else:
             raise ValueError(
@@ -166,7 +169,17 @@ def _check_moments(moments: Any) -> None:
 
 
 class Count:
-    """Counts network calls: with count = Count(), model.wrap(count) is the model, and count.calls the calls so far."""
+    """Counts network calls: with count = Count(), model.wrap(count) is the model, and count.calls the calls so far.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, Count, sample, samplers, targets
+        >>> count = Count()
+        >>> model = targets.Gaussian([0.0], 1.0).model(VP()).wrap(count)
+        >>> x = sample(model, (5, 1), samplers.DDIM(), steps=10)
+        >>> count.calls
+        10
+    """
 
     def __init__(self) -> None:
         self.calls = 0

@@ -41,19 +41,21 @@ UNBOUNDED = 1e100
 
 def row(prediction: Prediction, process: Process, t: Tensor) -> tuple[Any, Any]:
     """The row (a, b) of a prediction, by name or as a function of process and t, at float64 times t."""
-    if not isinstance(known(prediction), str):
-        pair = prediction(process, t)  # pyright: ignore[reportCallIssue]
-        if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError(f"prediction must return a row (a, b), got {pair!r}")
-        return pair
-    return PREDICTIONS[prediction](process, t)
+    if isinstance(prediction := known(prediction), str):
+        return PREDICTIONS[prediction](process, t)
+    pair = prediction(process, t)
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise TypeError(f"prediction must return a row (a, b), got {pair!r}")
+    return pair
 
 
 def known(prediction: Any, name: str = "prediction") -> Prediction:
     """A prediction, if it is one: a name in PREDICTIONS, or a function."""
-    if not isinstance(prediction, str) and not callable(prediction):
+    if isinstance(prediction, str):
+        return _checks.choice(name, prediction, PREDICTIONS)
+    if not callable(prediction):
         raise TypeError(f"{name} must be a name or a function (process, t) -> (a, b), got {prediction!r}")
-    return _checks.choice(name, prediction, PREDICTIONS) if isinstance(prediction, str) else prediction
+    return prediction  # pyright: ignore[reportReturnType]
 
 
 def row_at(prediction: Prediction, process: Process, t: float) -> tuple[float, float]:
@@ -137,7 +139,7 @@ def convert(
 
     Args:
         y: (B, *), the prediction. x: (B, *), the noisy state. t: () or (B,), in [0, process.t_max].
-        source, target: names in PREDICTIONS, or functions (process, t) -> (a, b).
+        process: that noised it. source, target: names in PREDICTIONS, or functions (process, t) -> (a, b).
     Returns:
         (B, *), differentiable in y, x and t.
     Raises:

@@ -73,7 +73,7 @@ class Scaling:
         if self.levels is None:
             wide, shift = _wide(_checks.state("raw", raw)), self._at(self.shift, raw)
             return ((wide - shift) / self._at(self.scale, raw)).to(raw.dtype)
-        _check_levels(raw, self.levels)
+        check_levels("raw", raw, self.levels)
         if noise is None:
             source = _checks.device_of(generator, raw.device)
             noise = torch.rand(raw.shape, generator=generator, device=source).to(raw.device)
@@ -122,13 +122,15 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _check_levels(raw: Tensor, levels: int) -> None:
+def check_levels(name: str, raw: Any, levels: int) -> Tensor:
+    """`raw`, if it is a tensor of whole numbers 0..levels − 1."""
     if not isinstance(raw, Tensor):
-        raise TypeError(f"raw must be a torch.Tensor, got {type(raw).__name__}; write torch.as_tensor(raw)")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(raw).__name__}; write torch.as_tensor({name})")
     if raw.is_floating_point() or raw.is_complex() or raw.dtype == torch.bool:
-        raise TypeError(f"raw must be whole levels 0..{levels - 1}, got {raw.dtype}; write raw.long()")
+        raise TypeError(f"{name} must be whole levels 0..{levels - 1}, got {raw.dtype}; write {name}.long()")
     holds = torch.iinfo(raw.dtype)
     if (holds.min < 0 or holds.max >= levels) and raw.numel() and not _checks.traced(raw):
         low, high = int(raw.min()), int(raw.max())
         if not 0 <= low <= high < levels:
-            raise ValueError(f"raw must lie in 0..{levels - 1}, got {low} to {high}; give levels")
+            raise ValueError(f"{name} must lie in 0..{levels - 1}, got {low} to {high}; give levels")
+    return raw

@@ -63,6 +63,7 @@ def solve(
 
     Args:
         dynamics: Forward, Reverse, Langevin, or your own Dynamics. x: (B, *), the state at t0.
+        t0, t1: times, in either order.
         method: for ODEs one of torchdiffeq's ("dopri5" if None; ADAPTIVE and FIXED list them), for SDEs one
             of torchsde's ("euler" if None): Itô "euler", "milstein", "srk"; Stratonovich "heun", "midpoint",
             "euler_heun", "milstein", "log_ode", "reversible_heun".

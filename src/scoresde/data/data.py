@@ -56,6 +56,7 @@ class Data:
 
     Example:
         >>> import torch
+        >>> from scoresde.scaling import Scaling
         >>> data = Data(torch.tensor([[0, 3], [1, 2]]), torch.tensor([1, 0]), Scaling.of_levels(4), "pairs", ("a", "b"))
         >>> data
         pairs: 2 samples of shape (2,), 4 levels, 2 classes

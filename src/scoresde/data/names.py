@@ -119,12 +119,16 @@ def waves_law(length: int = 256) -> targets.GaussianMixture:
 
     x_i = ½ (a cos ω_k i + b sin ω_k i) + ε_i/20,   ω_k = 2π/P_k,   so   C_k(i, j) = ¼ cos ω_k (i − j) + δ_ij/400
 
+    Args:
+        length: of a wave, in samples.
+    Raises:
+        ValueError: length below 1.
+
     Example:
-        >>> import torch
         >>> from scoresde import data
-        >>> x, _ = data.load("waves", n=4, length=32).batch(torch.arange(4))
-        >>> waves_law(32).log_prob(x.flatten(1)).shape
-        torch.Size([4])
+        >>> mean, covariance = data.waves_law(32).moments
+        >>> float(mean.abs().max()), round(float(covariance[0, 0]), 6)
+        (0.0, 0.2525)
     """
     place = torch.arange(_checks.count("length", length), dtype=torch.float64)
     apart = 2 * math.pi * (place[:, None] - place) / torch.tensor(PERIODS)[:, None, None]

@@ -112,7 +112,7 @@ def fit_classifier(
 
     Args:
         process: that noises x. x: (N, *), data. labels: (N,) int64, from 0.
-        steps, batch_size: of Adam, the rate falling from `lr` to zero as a cosine.
+        steps, batch_size, lr: of Adam, the rate falling from lr to zero as a cosine. width: of the net's blocks.
         net: (x, t) -> logits (B, classes); `networks.Classifier` of three blocks of `width`, scaled to the process and
             the data, if None. generator: the source of batches, times, noise and the net's weights.
     Returns:

@@ -62,6 +62,7 @@ def compose(
     unconditional call; any condition left out of one part is `null` there.
 
     Args:
+        model: without these conditions filled in.
         conditions: for each part its own, such as [{"label": 3}, {"label": y}]: numbers or tensors () or (B, *).
             Others, filled in with `given`, are kept in all parts.
         weight: of every part, or a list of one each; as `classifier_free`, so that a tensor is one for each sample.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,11 +38,11 @@ def interval(weight: float, low: float, high: float, outside: float = 1.0) -> Ca
     if low > high:
         raise ValueError(f"low must not be above high, got low={low:g} and high={high:g}")
     weight, outside = _checks.number("weight", weight), _checks.number("outside", outside)
+    return partial(_inside, weight, low, high, outside)  # has a pickle, which a closure has not
 
-    def scheduled(t: Tensor) -> Tensor:
-        return torch.where((t >= low) & (t <= high), weight, torch.full_like(t, outside))
 
-    return scheduled
+def _inside(weight: float, low: float, high: float, outside: float, t: Tensor) -> Tensor:
+    return torch.where((t >= low) & (t <= high), weight, torch.full_like(t, outside))
 
 
 def from_ho_salimans(scale: Any) -> Any:
@@ -49,7 +50,13 @@ def from_ho_salimans(scale: Any) -> Any:
 
     The guidance scale of diffusers, Imagen and Stable Diffusion is our weight already.
 
+    Args:
+        scale: s, a number, a tensor (B,) or a function of t.
+    Raises:
+        ValueError, TypeError: a scale that is none of these, or not finite.
+
     Example:
+        >>> from scoresde.guidance import from_ho_salimans, to_ho_salimans
         >>> from_ho_salimans(2.0), to_ho_salimans(3.0)
         (3.0, 2.0)
 
@@ -59,12 +66,30 @@ def from_ho_salimans(scale: Any) -> Any:
 
 
 def to_ho_salimans(weight: Any) -> Any:
-    """The inverse of `from_ho_salimans`: weight − 1."""
+    """The inverse of `from_ho_salimans`: weight − 1.
+
+    Args:
+        weight: a number, a tensor (B,) or a function of t.
+    Raises:
+        ValueError, TypeError: a weight that is none of these, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import guidance
+        >>> guidance.to_ho_salimans(torch.tensor([1.0, 4.0]))  # no guidance is 0 there
+        tensor([0., 3.])
+
+    Reference: Ho and Salimans (2022), arXiv 2207.12598, eq. 6.
+    """
     return _moved(checked(weight), -1.0)
 
 
 def _moved(weight: Any, by: float) -> Any:
-    return (lambda t: weight(t) + by) if callable(weight) else weight + by  # pyright: ignore[reportOperatorIssue]
+    return partial(_sum, weight, by) if callable(weight) else weight + by  # pyright: ignore[reportOperatorIssue]
+
+
+def _sum(weight: Callable[[Tensor], Any], by: float, t: Tensor) -> Any:
+    return weight(t) + by
 
 
 def checked(weight: Any, name: str = "weight") -> Any:

@@ -52,7 +52,8 @@ def bits_per_dim(
         −log P(x) ≤ −E log (1/K) Σ_k p(v_k)/q(v_k | x),   v_k ~ q(· | x) inside the bins of x
 
     Args:
-        x: (B, *), whole numbers 0..levels − 1, of an integer dtype. levels: how many there are.
+        model: of the levels, scaled. x: (B, *), whole numbers 0..levels − 1, of an integer dtype.
+        levels: how many there are.
         dequantize: the law q.
             "uniform": for models trained on uniformly dequantized data.
             "truncated_normal": for models trained on bare levels at the bins' centres; a truncated normal, and the

@@ -63,7 +63,8 @@ def vlb(
     centre more than the level asks for.
 
     Args:
-        x: (B, *), whole numbers 0..levels − 1, of an integer dtype. levels: how many there are.
+        model: on a `Discrete` process. x: (B, *), whole numbers 0..levels − 1, of an integer dtype.
+        levels: how many there are.
         samples: K steps of the chain a sample, drawn in pairs as in `elbo`; None: every step, twice. An eighth as
             many calls, and at least 8, go to the decoder.
         variance: of the steps, "posterior" or "beta", as in `samplers.DDPM`; and of the decoder, the second step's

@@ -70,7 +70,7 @@ def elbo(
     It depends on neither process nor prediction but by where they begin and end, and is exact for Gaussian data.
 
     Args:
-        x: (B, *), data, continuous (for integer data see `vlb` and `bits_per_dim`).
+        model: whose density it is. x: (B, *), data, continuous (for integer data see `vlb` and `bits_per_dim`).
         samples: K times a sample, each with a noise; an odd number is rounded up. Two in each of K/2 strata of a
             proposal in log σ/α, so that the standard error is without bias. It falls like 1/√K; 128 cost about what
             `log_prob` with one probe does.

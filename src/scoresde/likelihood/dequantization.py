@@ -220,6 +220,7 @@ def fit_dequantizer(
     It begins at the uniform law, or at the truncated normal where the model knows bare levels.
 
     Args:
+        model: of the levels, scaled. levels: how many there are.
         x: (N, *), levels 0..levels − 1, integers; training data, or the very data to be measured (any q gives a
             bound). steps, batch_size, lr: of Adam, the rate falling to zero. low, high: as in `bits_per_dim`.
         width: of the two hidden layers. net: your own instead, levels scaled to [−1, 1], (B, *), to (B, 2, *),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scoresde import _checks
+from scoresde.scaling import check_levels
 
 SEEN = 4096
 """How many numbers are looked at."""
@@ -32,13 +33,9 @@ class Bins:
     def of(cls, x: Any, levels: Any, low: Any, high: Any) -> Bins:
         """The bins of integer data x: (B, *), all three checked."""
         levels = _checks.count("levels", levels, 2)
-        if not isinstance(x, Tensor) or x.is_floating_point() or x.dtype == torch.bool or x.is_complex():
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"x must hold the levels themselves, 0..{levels - 1}, in an integer dtype, got {got}")
+        x = check_levels("x", x, levels)
         if x.numel() == 0 or x.ndim < 2:
             raise ValueError(f"x must have shape (B, *) with at least one number, got {tuple(x.shape)}")
-        if int(x.min()) < 0 or int(x.max()) >= levels:
-            raise ValueError(f"x must lie in 0..{levels - 1} for levels={levels}, got {int(x.min())}..{int(x.max())}")
         ends = []
         for name, value in (("low", low), ("high", high)):
             if isinstance(value, (bool, str)) or value is None:

@@ -137,9 +137,8 @@ def _package(solver: ODE, steps: int):
             found.append(solve(_Slope(walk), state, start, end, solver.method, grid=grid, rtol=rtol, atol=atol))
         coarse, fine = (normal(s[:, :dim]) + s[:, dim:].double().mean(1) for s in found)
         error = (fine - coarse).abs().detach()
-        return Path(
-            found[1], torch.zeros_like(state), error, torch.zeros_like(error), found[1].new_zeros(0, *state.shape)
-        )
+        slope = walk.at(found[1].detach(), end)[0]
+        return Path(found[1], slope, error, torch.zeros_like(error), found[1].new_zeros(0, *state.shape))
 
     return method
 

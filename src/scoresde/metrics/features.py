@@ -19,8 +19,21 @@ WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 class Features(nn.Module):
     """A frozen network, x (B, *) → (B, F), scaled so that the features of the data have variance 1 in the mean.
 
-    accuracy: of its task on samples held out. chance: the accuracy of the most frequent answer there. task: "label", or
-    "cluster" where the data had no labels.
+    `fit_features` makes it, and notes accuracy: of its task on samples held out; chance: the accuracy of the most
+    frequent answer there; task: "label", or "cluster" where the data had no labels.
+
+    Args:
+        shape: of a sample. width: F. classes: of the task.
+    Raises:
+        ValueError: in a call, x of another shape.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import fit_features
+        >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+        >>> features = fit_features(x, steps=5)
+        >>> features.task, round(float(features(x).var(0).mean()), 4)
+        ('cluster', 1.0)
     """
 
     def __init__(self, shape: tuple[int, ...], width: int, classes: int) -> None:

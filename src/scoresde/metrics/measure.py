@@ -28,6 +28,11 @@ LEAST = 12
 class Estimate:
     """A metric of samples against real ones, and its floor, of other real ones against them; standard errors of both.
 
+    Args:
+        value, standard_error: of the samples, in the metric's units. floor, floor_error: of other real ones.
+    Raises:
+        ValueError: a number that is not finite.
+
     Example:
         >>> estimate = Estimate(value=0.132, standard_error=0.004, floor=0.129, floor_error=0.003)
         >>> print(estimate)
@@ -75,6 +80,16 @@ class Metric:
         estimate: (samples, real, draws, generator) → value and its standard error; None for half-sampling, `draws`
             calls of the function on halves. largest: `measure` takes so many samples of each set, of all equally many;
             None for no limit.
+    Raises:
+        TypeError: function is not callable. ValueError: better neither "lower" nor "higher".
+
+    Example:
+        >>> import torch
+        >>> from scoresde.metrics import Metric, measure
+        >>> shift = Metric(lambda x, y: float((x.mean(0) - y.mean(0)).norm()), label="shift")
+        >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(measure(shift, x + torch.tensor([3.0, 4.0]), x, x).value, 4)
+        5.0
     """
 
     function: Callable[[Tensor, Tensor], float]

@@ -53,6 +53,8 @@ def frechet_gaussians(m1: Tensor, C1: Tensor, m2: Tensor, C2: Tensor) -> float:
         >>> import torch
         >>> frechet_gaussians(torch.zeros(2), torch.eye(2), torch.tensor([3.0, 0.0]), torch.zeros(2, 2))
         11.0
+
+    Reference: Dowson and Landau (1982), J. Multivariate Anal. 12.
     """
     for name, value, ndim in (("m1", m1, 1), ("C1", C1, 2), ("m2", m2, 1), ("C2", C2, 2)):
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta or value.is_sparse:

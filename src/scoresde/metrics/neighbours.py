@@ -48,7 +48,8 @@ def recall(x: Tensor, y: Tensor, k: int = 5) -> float:
 
     Reference: Kynkäänniemi et al. (2019), arXiv 1904.06991, eqs. 1 and 2.
     """
-    return precision(*reversed(_checks.two_sets(x, y)), k)
+    x, y = _checks.two_sets(x, y)
+    return precision(y, x, k)
 
 
 def precision_estimate(x: Tensor, y: Tensor, draws: int, generator: torch.Generator, k: int = 5) -> tuple[float, float]:

@@ -21,7 +21,8 @@ def whole(least: int = 1, **named: Any) -> None:
 
 def number(name: str, value: Any, least: float, below: float = math.inf) -> float:
     """`value`, if it is a number in [least, below)."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= value < min(below, 1e308):
+    fits = isinstance(value, Real) and not isinstance(value, bool)
+    if not (fits and least <= value < min(below, 1e308)):  # pyright: ignore[reportOperatorIssue]
         raise ValueError(f"{name} must be a finite number in [{least:g}, {below:g}), got {value!r}")
     return float(value)
 

@@ -18,6 +18,16 @@ an MLP on a mixture in the plane, to 1e-3 nats, 64 at 4 or 32, 180 at 128, 960 a
 class TimeEmbedding(nn.Module):
     """t in [0, 1] as sines and cosines of `features`/2 frequencies from 1 to `highest`: (B,) -> (B, features).
 
+    Args:
+        features: how many, an even number. highest: the highest frequency, at least 1.
+    Raises:
+        ValueError: features below 1 or odd, highest below 1.
+
+    Example:
+        >>> import torch
+        >>> TimeEmbedding(4)(torch.zeros(1))  # sines, then cosines
+        tensor([[0., 0., 1., 1.]])
+
     Reference: Vaswani et al. (2017), arXiv 1706.03762, sec. 3.5; Ho et al. (2020), 2006.11239, app. B.
     """
 
@@ -26,6 +36,7 @@ class TimeEmbedding(nn.Module):
     def __init__(self, features: int = 64, highest: float = 1000.0) -> None:
         super().__init__()
         _checks.whole(features=features)
+        _checks.even("features", features)
         highest = _checks.number("highest", highest, 1.0)
         self.register_buffer("frequencies", torch.logspace(0, math.log10(highest), features // 2))
 

@@ -44,11 +44,15 @@ class MLP(Recorded):
             Times are expected in [0, 1]; wrap it in `Scaled` for other processes and scales of x.
         classes: how many class labels there are, or None; net(x, t, label) then takes a label, () or (B,) int64, of
             which a negative one (or None) stands for no condition. highest: frequency of the time embedding.
+    Raises:
+        ValueError: sizes that make no network; in a call, x, t or label of another shape, or a label without classes.
+        TypeError: in a call, x of another dtype than the network's, or a label not of int64.
 
     Example:
         >>> import torch
-        >>> MLP((8, 8))(torch.zeros(3, 8, 8), torch.rand(3)).shape
-        torch.Size([3, 8, 8])
+        >>> y = MLP((8, 8))(torch.randn(3, 8, 8), torch.rand(3))
+        >>> y.shape, bool((y == 0).all())  # untrained it says 0
+        (torch.Size([3, 8, 8]), True)
 
     Reference: He et al. (2016), arXiv 1512.03385 (residual); Perez et al. (2018), 1709.07871 (FiLM).
     """
@@ -88,11 +92,16 @@ class Classifier(MLP):
 
     Args:
         shape: of one sample, D or a tuple. classes: how many. width, blocks, features, highest: as `MLP`.
+    Raises:
+        ValueError, TypeError: as `MLP`.
 
     Example:
         >>> import torch
-        >>> Classifier((8, 8), classes=10)(torch.zeros(3, 8, 8), torch.rand(3)).shape
-        torch.Size([3, 10])
+        >>> logits = Classifier((8, 8), classes=4)(torch.randn(1, 8, 8), torch.rand(1))
+        >>> logits.softmax(1).tolist()  # untrained it knows nothing
+        [[0.25, 0.25, 0.25, 0.25]]
+
+    Reference: Dhariwal and Nichol (2021), arXiv 2105.05233, sec. 4 (for guidance).
     """
 
     def __init__(

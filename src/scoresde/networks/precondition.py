@@ -28,13 +28,15 @@ class Scaled(Recorded):
 
     Args:
         net: a network for times in [0, 1]. process: with alpha, sigma and logsnr. scale: s, of the data.
+    Raises:
+        ValueError: scale not positive. TypeError: net not callable, process without these functions.
 
     Example:
         >>> import torch
         >>> from scoresde import EDM
-        >>> from scoresde.networks import MLP, Scaled
-        >>> Scaled(MLP(2), EDM(), scale=0.5)(torch.zeros(3, 2), torch.full((3,), 80.0)).shape
-        torch.Size([3, 2])
+        >>> from scoresde.networks import Scaled
+        >>> Scaled(lambda x, place: x, EDM(), scale=3.0)(torch.ones(1, 2), torch.tensor([4.0]))  # 1/√(3² + 4²)
+        tensor([[0.2000, 0.2000]])
 
     Reference: Karras et al. (2022), arXiv 2206.00364, eq. 7 and table 1 (c_in, c_noise).
     """
@@ -77,6 +79,8 @@ class Preconditioned(Scaled):
         net: F, a network for times in [0, 1], which are the places that `Scaled` gives. process: with alpha and
             sigma. scale: s, the standard deviation of the data.
         row: (process, t) -> (a, b), what it estimates: x₀ if None, or one of scoresde.PREDICTIONS.
+    Raises:
+        ValueError: scale not positive. TypeError: net or row not callable, process without these functions.
 
     Example:
         >>> import torch

@@ -19,6 +19,9 @@ class Recorded(nn.Module):
     tuples. Modules among the arguments are held by reference, outside the parameters and the state_dict; a deepcopy's
     or a pickle's `arguments` hold its own modules.
 
+    Raises:
+        TypeError: arguments that the constructor does not take.
+
     Example:
         >>> from scoresde.networks import MLP, Recorded
         >>> class Deep(MLP):

@@ -70,8 +70,11 @@ class Process(ABC):
 
     A subclass writes two functions of a float64 tensor of times; the rest is derived. They must
     be smooth, with α(0) = 1, α falling, and σ/α rising. The class makes them accept numbers and
-    tensors of any floating dtype, and refuse times outside [0, t_max] with a ValueError (for
-    tensors on an accelerator only where a call checks its input anyway: it would synchronise).
+    tensors of any floating dtype.
+
+    Raises:
+        ValueError: a time outside [0, t_max] (of a tensor on an accelerator only where a call checks its input
+            anyway: it would synchronise). TypeError: a time that is no number.
 
     Example:
         >>> import torch
@@ -119,7 +122,8 @@ class Process(ABC):
 
     def drift(self, t: Any) -> Tensor:
         """f(t) = α̇/α of dx = f x dt + g dw; −∞ where α = 0."""
-        return self.alpha_dot(t) / self.alpha(t)
+        alpha = self.alpha(t)
+        return (self.alpha_dot(t) / alpha).masked_fill(alpha == 0, -math.inf)
 
     def diffusion(self, t: Any) -> Tensor:
         """g(t) = √(2σ(σ̇ − fσ)) of dx = f x dt + g dw; ∞ where α = 0."""
@@ -205,6 +209,8 @@ class Process(ABC):
 
     def check_time(self, t: Tensor) -> None:
         """Raise ValueError unless every time lies in [0, t_max]."""
+        if t.is_meta:
+            raise TypeError("t must have values, got a tensor on the meta device")
         last = self.t_max * (1 + 2 * torch.finfo(t.dtype).eps)  # t_max itself, in t's dtype, is inside
         low, high = map(float, t.detach().aminmax()) if t.numel() else (0.0, 0.0)
         if not (low >= 0.0 and high <= last):

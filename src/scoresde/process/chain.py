@@ -47,6 +47,7 @@ class Discrete(Process):
         if not bool(((table > 0) & (table < 1)).all()):
             raise ValueError(f"betas must lie in (0, 1), got values from {table.min():g} to {table.max():g}")
         object.__setattr__(self, "betas", tuple(table.tolist()))
+        _ = self._knots  # now, as torch.compile cannot enter the lock that cached_property has before Python 3.12
 
     def __repr__(self) -> str:
         return f"Discrete({self.steps} betas from {self.betas[0]:.3g} to {self.betas[-1]:.3g})"
@@ -128,10 +129,9 @@ class Discrete(Process):
 def ddpm(steps: int = 1000, schedule: str = "linear") -> Discrete:
     """DDPM's chain: `Discrete` with a published β table.
 
-    "linear": β from 0.1/T to 20/T (1e-4 to 0.02 at T = 1000), Ho et al. (2020), arXiv 2006.11239, sec. 4;
-    "cosine": β from the ratios of cos², at most 0.999, Nichol and Dhariwal (2021), 2102.09672, eq. 17;
-    "sigmoid": the same from a logistic curve, Jabri et al. (2022), 2212.11972.
-
+    Args:
+        steps: T. schedule: "linear", β from 0.1/T to 20/T (1e-4 to 0.02 at T = 1000); "cosine", β from the ratios of
+            cos², at most 0.999; or "sigmoid", the same from a logistic curve.
     Raises:
         ValueError: an unknown schedule, or so few steps that a β reaches 1.
 
@@ -139,6 +139,9 @@ def ddpm(steps: int = 1000, schedule: str = "linear") -> Discrete:
         >>> from scoresde import ddpm
         >>> ddpm()
         Discrete(1000 betas from 0.0001 to 0.02)
+
+    Reference: Ho et al. (2020), arXiv 2006.11239, sec. 4 (linear); Nichol and Dhariwal (2021), 2102.09672, eq. 17
+    (cosine); Jabri et al. (2022), 2212.11972, algorithm 1 (sigmoid).
     """
     steps = _checks.count("steps", steps)
     _checks.choice("schedule", schedule, ("linear", "cosine", "sigmoid"))

@@ -54,6 +54,11 @@ class _LinearBeta(Process):
 class VP(_LinearBeta):
     """Variance preserving, β linear in time: α = e^{−B/2}, σ² = 1 − e^{−B}, g² = β.
 
+    Args:
+        beta_min, beta_max: β at t = 0 and at t = 1.
+    Raises:
+        ValueError: unless 0 < beta_min < beta_max.
+
     Example:
         >>> from scoresde import VP
         >>> round(float(VP().alpha(1.0)), 4)
@@ -83,6 +88,16 @@ class VP(_LinearBeta):
 class SubVP(_LinearBeta):
     """Sub-VP: α = e^{−B/2}, σ = 1 − e^{−B}, g² = β(1 − e^{−2B}); σ/α = 2 sinh(B/2).
 
+    Args:
+        beta_min, beta_max: β at t = 0 and at t = 1.
+    Raises:
+        ValueError: unless 0 < beta_min < beta_max.
+
+    Example:
+        >>> from scoresde import VP, SubVP
+        >>> bool(abs(SubVP().sigma(0.3) - VP().sigma(0.3) ** 2) < 1e-15)  # its variance is below VP's
+        True
+
     Reference: Song et al. (2021), arXiv 2011.13456, eq. 12 and 33.
     """
 
@@ -107,6 +122,16 @@ class VE(Process):
     """Variance exploding: α = 1, σ = σ_min (σ_max/σ_min)^t, g² = 2 log(σ_max/σ_min) σ².
 
     σ(0) = σ_min, not 0: samplers carry the last σ_min along the flow, and `log_prob` accounts for it.
+
+    Args:
+        sigma_min, sigma_max: σ at t = 0 and at t = 1.
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+
+    Example:
+        >>> from scoresde import VE
+        >>> [round(float(VE(0.01, 100.0).sigma(t)), 9) for t in (0.0, 0.25, 0.5, 1.0)]
+        [0.01, 0.1, 1.0, 100.0]
 
     Reference: Song et al. (2021), arXiv 2011.13456, eq. 30-31.
     """
@@ -145,6 +170,16 @@ class VE(Process):
 @dataclass(frozen=True)
 class EDM(Process):
     """α = 1, σ = t: time is the noise level, t in [0, σ_max]; networks are asked from σ_min on.
+
+    Args:
+        sigma_min, sigma_max: t_min and t_max, in the units of the data.
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+
+    Example:
+        >>> from scoresde import EDM
+        >>> float(EDM().sigma(3.0)), EDM().t_min, EDM().t_max
+        (3.0, 0.002, 80.0)
 
     Reference: Karras et al. (2022), arXiv 2206.00364, sec. 3 and table 1.
     """
@@ -186,7 +221,17 @@ class EDM(Process):
 class Cosine(Process):
     """Variance preserving with α = cos θ / cos θ₀, θ = (t + s)/(1 + s) π/2, θ₀ = s/(1 + s) π/2.
 
-    α(1) = 0: pure noise. The offset s keeps the noise near t = 0 from being imperceptibly small.
+    α(1) = 0: pure noise.
+
+    Args:
+        s: the offset, in [0, 1], which keeps the noise near t = 0 from being imperceptibly small.
+    Raises:
+        ValueError: s outside [0, 1].
+
+    Example:
+        >>> from scoresde import Cosine
+        >>> round(float(Cosine(s=0.0).alpha(2 / 3)), 9), Cosine().at("alpha", 1.0)  # cos 60°, and pure noise
+        (0.5, 0.0)
 
     Reference: Nichol and Dhariwal (2021), arXiv 2102.09672, eq. 17.
     """
@@ -237,6 +282,16 @@ class Sigmoid(Process):
     """Variance preserving with α² a falling logistic curve from 1 at t = 0 to 0 at t = 1.
 
     α² = [ς(e/τ) − ς(u/τ)] / [ς(e/τ) − ς(b/τ)], u = b + (e − b) t, ς the logistic function.
+
+    Args:
+        start, end: b and e, the stretch of the curve. tau: τ, its temperature.
+    Raises:
+        ValueError: unless start < end and tau > 0, or so small a tau that e/τ or b/τ is beyond 300.
+
+    Example:
+        >>> from scoresde import Sigmoid
+        >>> round(float(Sigmoid().alpha(0.5)) ** 2, 9)  # halfway, from −3 to 3
+        0.5
 
     Reference: Jabri et al. (2022), arXiv 2212.11972, algorithm 1 (sigmoid schedule).
     """
@@ -303,6 +358,11 @@ class Sigmoid(Process):
 @dataclass(frozen=True)
 class RectifiedFlow(Process):
     """The straight path: α = 1 − t, σ = t, velocity ẋ = ε − x₀; f = −1/(1 − t), g² = 2t/(1 − t).
+
+    Example:
+        >>> from scoresde import RectifiedFlow
+        >>> float(RectifiedFlow().alpha(0.25)), float(RectifiedFlow().sigma(0.25)), float(RectifiedFlow().time(0.0))
+        (0.75, 0.25, 0.5)
 
     Reference: Liu et al. (2023), arXiv 2209.03003, eq. 1; Lipman et al. (2023), 2210.02747, eq. 22 (time reversed).
     """

@@ -30,6 +30,15 @@ class Adams(Sampler):
     Args:
         order: of convergence, 2 to 5 (5 from the noise end and with the right moments, else 4). None: 3 where a
             step is longer than 1/12 of the way, 5 where it is shorter than 1/24, else 4.
+    Raises:
+        ValueError: an order outside 2 to 5.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import RectifiedFlow, sample, samplers, targets
+        >>> model = targets.Gaussian([1.0], 0.25).model(RectifiedFlow(), "velocity")
+        >>> sample(model, x=torch.tensor([[2.0]]), sampler=samplers.Adams(), steps=1)  # 1 + 2/2: exact in one step
+        tensor([[2.]])
 
     Reference: docs/theory, eq. 10-12; Hairer, Nørsett and Wanner (1993), sec. III.1 and III.5 (variable steps).
     """

@@ -63,7 +63,18 @@ REACH = 0.5
 
 
 class Unfinished(UserWarning):
-    """Some samples used up their budget of network calls before they arrived."""
+    """Some samples used up their budget of network calls before they arrived.
+
+    Example:
+        >>> import warnings
+        >>> from scoresde import VP, sample, samplers, targets
+        >>> model = targets.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.01).model(VP())
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     x = sample(model, (8, 1), samplers.Adaptive(budget=10), seeds=range(8))
+        >>> caught[0].category.__name__
+        'Unfinished'
+    """
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,9 @@ class Adaptive(Sampler):
         order: 5 (Dormand and Prince; six calls a step) or 3 (Bogacki and Shampine; three), for loose tolerances.
         budget: the most calls a sample may take, 2 or more; None for no bound. A sample that runs out is carried the
             rest of the way by the slope where it got to, without a call, and a warning, `Unfinished`, says so.
+    Raises:
+        ValueError: a tolerance that is not positive, another order, a budget below 2; in a run (`Diverged`), a step
+            that has become too small to go on.
 
     Example:
         >>> import torch

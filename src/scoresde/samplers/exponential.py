@@ -228,14 +228,17 @@ class Exponential(Stepper):
         corrector: how many predictions, the new one among them, a corrector uses that costs no call; 0 for none.
         rule: "exact" integrals, or "published" ones, DPM-Solver's, of order 2 at most if multistep (orders 1 to 3).
         noise: "independent" increments, or those of one Brownian "path" a sample.
+    Raises:
+        ValueError: an order that the method or rule does not have, eta below 0, an unknown name.
 
     Example:
         >>> import torch
         >>> from scoresde import VP, sample, targets
         >>> from scoresde.samplers import Exponential
-        >>> model = targets.Gaussian(torch.zeros(2), torch.eye(2)).model(VP())
-        >>> sample(model, (8, 2), Exponential(order=2, eta=1.0), steps=30).shape
-        torch.Size([8, 2])
+        >>> model, generator = targets.Gaussian([1.0], 0.25).model(VP()), torch.Generator().manual_seed(0)
+        >>> x = sample(model, (4000, 1), Exponential(order=2, eta=1.0), steps=30, generator=generator)
+        >>> round(float(x.mean()), 1), round(float(x.std()), 1)  # of N(1, 1/4)
+        (1.0, 0.5)
 
     Reference: docs/theory, eq. 17-22; Hochbruck and Ostermann (2010), Exponential integrators, sec. 2.5.
     """

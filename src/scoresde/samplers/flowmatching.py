@@ -52,6 +52,17 @@ class FlowSDE(Sampler):
             (process, t) -> w. On the straight path these are 2t/(1 − t), 2t and 1: the last two are finite where
             α = 0, so that sampling begins at pure noise; g is not.
         order: 1 or 2. noise: "independent" increments, or those of one Brownian "path" a sample.
+    Raises:
+        ValueError: an unknown diffusion, an order not 1 or 2, noise not "independent" or "path"; in a run, w below 0.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, sample, samplers, targets
+        >>> model = targets.Gaussian([1.0], 0.25).model(VP())
+        >>> pair = samplers.FlowSDE("process"), samplers.EulerMaruyama()
+        >>> one, two = (sample(model, (4, 1), s, seeds=range(4)) for s in pair)
+        >>> torch.allclose(one, two, atol=1e-5)
+        True
 
     Reference: Ma et al. (2024), arXiv 2401.08740, sec. 2 (their w_t is w² here); docs/theory, eq. 24.
     """

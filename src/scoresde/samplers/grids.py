@@ -15,6 +15,11 @@ from scoresde.process.base import NEGLIGIBLE
 def uniform(process: Process, steps: int) -> Tensor:
     """Equal steps in t.
 
+    Args:
+        process: whose times they are. steps: how many, at least 1.
+    Raises:
+        TypeError: process is no Process. ValueError: steps below 1.
+
     Example:
         >>> from scoresde import VP, grids
         >>> grids.uniform(VP(), 4).tolist()
@@ -27,6 +32,16 @@ def uniform(process: Process, steps: int) -> Tensor:
 def quadratic(process: Process, steps: int) -> Tensor:
     """Equal steps in √t: more of them near the data.
 
+    Args:
+        process: whose times they are. steps: how many, at least 1.
+    Raises:
+        TypeError: process is no Process. ValueError: steps below 1.
+
+    Example:
+        >>> from scoresde import VP, grids
+        >>> grids.quadratic(VP(), 4).tolist()
+        [1.0, 0.5625, 0.25, 0.0625, 0.0]
+
     Reference: Song et al. (2021), arXiv 2010.02502, app. D.2.
     """
     return uniform(process, steps).div(process.t_max) ** 2 * process.t_max
@@ -37,6 +52,16 @@ def logsnr(process: Process, steps: int) -> Tensor:
 
     Where the noise end has σ/α beyond 1000 the spacing counts from there.
 
+    Args:
+        process: whose times they are. steps: how many, at least 1.
+    Raises:
+        TypeError: process is no Process. ValueError: steps below 1.
+
+    Example:
+        >>> from scoresde import EDM, grids
+        >>> [round(t, 9) for t in grids.logsnr(EDM(0.01, 100.0), 5).tolist()]
+        [100.0, 10.0, 1.0, 0.1, 0.01, 0.0]
+
     Reference: Lu et al. (2022), arXiv 2206.00927, sec. 3.1.
     """
     first, last = _span(process)
@@ -45,6 +70,16 @@ def logsnr(process: Process, steps: int) -> Tensor:
 
 def karras(process: Process, steps: int, rho: float = 7.0) -> Tensor:
     """Equal steps in (σ/α)^(1/rho) from the noise end to t_min, then one to 0.
+
+    Args:
+        process: whose times they are. steps: how many, at least 1. rho: the power, positive.
+    Raises:
+        TypeError: process is no Process. ValueError: steps below 1, rho not positive.
+
+    Example:
+        >>> from scoresde import EDM, grids
+        >>> [round(t, 9) for t in grids.karras(EDM(1.0, 9.0), 3, rho=2.0).tolist()]  # √ of them: 3, 2, 1, 0
+        [9.0, 4.0, 1.0, 0.0]
 
     Reference: Karras et al. (2022), arXiv 2206.00364, eq. 5.
     """
@@ -55,6 +90,16 @@ def karras(process: Process, steps: int, rho: float = 7.0) -> Tensor:
 
 def trailing(process: Process, steps: int) -> Tensor:
     """Equal steps in t from t_max, on the chain's own times where the process is `Discrete`; the last goes to 0.
+
+    Args:
+        process: whose times they are. steps: how many, at least 1.
+    Raises:
+        TypeError: process is no Process. ValueError: steps below 1, or above the chain's own.
+
+    Example:
+        >>> from scoresde import ddpm, grids
+        >>> ddpm().index(grids.trailing(ddpm(), 4)[:-1]).tolist()
+        [999, 749, 499, 249]
 
     Reference: Lin et al. (2023), arXiv 2305.08891, table 2.
     """
@@ -68,6 +113,16 @@ def leading(process: Process, steps: int) -> Tensor:
     """Equal steps in t that begin one step below t_max, as DDPM's code strides its chain; the last goes to 0.
 
     The first state is then less noisy than the prior it is drawn from: kept for parity, not for quality.
+
+    Args:
+        process: whose times they are. steps: how many, at least 1.
+    Raises:
+        TypeError: process is no Process. ValueError: steps below 1, or above the chain's own.
+
+    Example:
+        >>> from scoresde import ddpm, grids
+        >>> ddpm().index(grids.leading(ddpm(), 4)[:-1]).tolist()
+        [750, 500, 250, 0]
 
     Reference: Song et al. (2021), arXiv 2010.02502, app. D.2; Lin et al. (2023), 2305.08891, table 2.
     """
@@ -87,7 +142,16 @@ def graded(process: Process, steps: int, scale: float = 1.0) -> Tensor:
     """Equal steps in w, ρ = σ/α = s w^{3/2}/(1 − w²): the grid of the flow integrator, from any noise end.
 
     Args:
+        process: whose times they are. steps: how many, at least 1.
         scale: s, the standard deviation of the data along its leading directions.
+    Raises:
+        TypeError: process is no Process. ValueError: steps below 1, scale not positive.
+
+    Example:
+        >>> from scoresde import RectifiedFlow, grids
+        >>> t = float(grids.graded(RectifiedFlow(), 2)[1])  # w = 1/2
+        >>> round(t / (1 - t), 6), round(0.5**1.5 / (1 - 0.25), 6)
+        (0.471405, 0.471405)
 
     Reference: docs/theory, eq. 12.
     """

@@ -26,6 +26,16 @@ class AnnealedLangevin(Sampler):
 
     Args:
         inner: steps at each time. step_size: c, in (0, 2): NCSN's 2e-5 at σ_L = 0.01 is 0.2.
+    Raises:
+        ValueError: inner below 1, a step_size outside (0, 2).
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VE, sample, samplers, targets
+        >>> model, generator = targets.Gaussian([1.0], 0.25).model(VE(0.05, 2.0)), torch.Generator().manual_seed(0)
+        >>> x = sample(model, (2000, 1), samplers.AnnealedLangevin(inner=20), steps=20, generator=generator)
+        >>> round(float(x.mean()), 1), round(float(x.std()), 1)  # of N(1, 1/4)
+        (1.0, 0.5)
 
     Reference: Song and Ermon (2019), arXiv 1907.05600, algorithm 1; the last step, Jolicoeur-Martineau et al.
     (2021), 2009.05475.
@@ -66,6 +76,17 @@ class LangevinCorrector(Sampler):
 
     Args:
         snr: r, positive; 0.16 is the published choice for VE. inner: steps, 0 or more.
+    Raises:
+        ValueError: snr not positive, inner below 0.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, samplers, targets
+        >>> model, generator = targets.Gaussian([0.0], 1.0).model(VP()), torch.Generator().manual_seed(0)
+        >>> draw = lambda shape: torch.randn(shape, generator=generator)
+        >>> x, _ = samplers.LangevinCorrector(inner=200).step(model, torch.zeros(4000, 1), 0.5, 0.5, None, draw)
+        >>> round(float(x.std()), 1)  # from zeros to N(0, 1)
+        1.0
 
     Reference: Song et al. (2021), arXiv 2011.13456, algorithms 4 and 5.
     """
@@ -91,6 +112,20 @@ class PredictorCorrector(Sampler):
     """After every step of a predictor, a corrector at the time it arrived at.
 
     With a corrector of no steps it is its predictor. Several draws a step: noise is independent.
+
+    Args:
+        predictor: any sampler, with independent noise. corrector: a sampler whose step leaves the law at its end alone.
+    Raises:
+        TypeError: one of them is no Sampler. ValueError: a predictor with noise="path".
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, sample, samplers, targets
+        >>> model, idle = targets.Gaussian([1.0], 0.25).model(VP()), samplers.LangevinCorrector(inner=0)
+        >>> pair = samplers.PredictorCorrector(corrector=idle), samplers.EulerMaruyama()
+        >>> one, two = (sample(model, (4, 1), s, seeds=range(4)) for s in pair)
+        >>> torch.equal(one, two)
+        True
 
     Reference: Song et al. (2021), arXiv 2011.13456, algorithm 1 and sec. 4.2.
     """

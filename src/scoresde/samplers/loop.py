@@ -41,7 +41,8 @@ def sample(
     """Draw samples: noise at t_max, carried to data at t = 0.
 
     Args:
-        shape: (B, *), of the batch. sampler: by default Adams(), the flow integrator. steps: how many.
+        model: to sample from. shape: (B, *), of the batch. sampler: by default Adams(), the flow integrator.
+        steps: how many.
         grid: a function of `grids`, or times that decrease within [0, t_max]; the sampler's own if None.
         x: (B, *), the state to start from, instead of drawing one from the prior: normal, with the mean and
             covariance that the model's `moments` have at the first time.
@@ -60,12 +61,16 @@ def sample(
     Example:
         >>> import torch
         >>> from scoresde import VP, sample, targets
-        >>> model = targets.Gaussian([1.0, -1.0], 0.25).model(VP())
-        >>> sample(model, (8, 2), seeds=range(8)).shape
-        torch.Size([8, 2])
+        >>> target = targets.Gaussian([1.0, -1.0], 0.25)
+        >>> model = target.model(VP())
+        >>> x = sample(model, (8, 2), seeds=range(8))
+        >>> torch.allclose(sample(model, (3, 2), seeds=range(5, 8)), x[5:])
+        True
         >>> x, result = sample(model, (8, 2), log_prob=True)
-        >>> result.value.shape
-        torch.Size([8])
+        >>> torch.allclose(result.value, target.log_prob(x), atol=1e-3)
+        True
+
+    Reference: Song et al. (2021), arXiv 2011.13456, sec. 3.3; docs/theory, eq. 10-12 (Adams).
     """
     _check(model, sampler)
     _checks.flags(trajectory=trajectory, progress=progress, log_prob=log_prob)
@@ -99,7 +104,8 @@ def encode(
     """The latent x_T of data x: the probability-flow ODE run from t = 0 to t_max, by a deterministic sampler.
 
     Args:
-        x: (B, *), data. sampler, steps, grid, trajectory, progress: as in `sample` (the grid is run backwards).
+        model: whose flow is run. x: (B, *), data.
+        sampler, steps, grid, trajectory, progress: as in `sample` (the grid is run backwards).
     Raises:
         ValueError: a stochastic sampler; otherwise as `sample`.
 

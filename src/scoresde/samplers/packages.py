@@ -61,6 +61,16 @@ class ODE(_Solved):
         method: "dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver" (adaptive); "euler",
             "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams" (fixed steps).
         rtol, atol: tolerances of adaptive methods, met by the worst sample.
+    Raises:
+        ValueError: an unknown method, rtol or atol not positive.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import RectifiedFlow, sample, samplers, targets
+        >>> model = targets.Gaussian([1.0], 0.25).model(RectifiedFlow(), "velocity")
+        >>> x = torch.tensor([[2.0]])  # pure noise, two deviations above its mean; so are the data: 2
+        >>> bool(abs(sample(model, x=x, sampler=samplers.ODE(rtol=1e-6, atol=1e-6)) - 2) < 1e-4)
+        True
 
     Reference: Song et al. (2021), arXiv 2011.13456, eq. 13; Chen et al. (2018), 1806.07366 (torchdiffeq).
     """
@@ -97,6 +107,16 @@ class SDE(_Solved):
         method: "euler", "milstein", "srk", "heun", "midpoint", "euler_heun", "log_ode", "reversible_heun".
         eta: the dial, above 0; 1 is Anderson's reverse SDE. noise: "independent" increments, or those of one
             Brownian "path" a sample (not for "srk" and "log_ode", which draw areas too).
+    Raises:
+        ValueError: an unknown method, eta not positive, noise="path" with a method that draws areas.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, sample, samplers, targets
+        >>> model, generator = targets.Gaussian([1.0], 0.25).model(VP()), torch.Generator().manual_seed(0)
+        >>> x = sample(model, (4000, 1), samplers.SDE(), steps=50, generator=generator)
+        >>> round(float(x.mean()), 1), round(float(x.std()), 1)  # of N(1, 1/4)
+        (1.0, 0.5)
 
     Reference: Song et al. (2021), arXiv 2011.13456, eq. 6; Li et al. (2020), 2001.01328 (torchsde).
     """

@@ -30,6 +30,17 @@ class Restart(Sampler):
     Args:
         inner: the deterministic sampler of all ways down. low, high: of σ/α, 0 < low < high.
         repeats: K, 0 or more. inner_steps: of each way down, on `grids.karras`'s spacing between high and low.
+    Raises:
+        ValueError: an inner sampler that is stochastic, not 0 < low < high, repeats below 0, inner_steps below 1; in
+            a run, levels that the process does not reach. TypeError: inner is no Sampler.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, sample, samplers, targets
+        >>> model, generator = targets.Gaussian([1.0], 0.25).model(VP()), torch.Generator().manual_seed(0)
+        >>> x = sample(model, (4000, 1), samplers.Restart(), steps=20, generator=generator)
+        >>> round(float(x.mean()), 1), round(float(x.std()), 1)  # of N(1, 1/4)
+        (1.0, 0.5)
 
     Reference: Xu et al. (2023), arXiv 2306.14878, algorithm 1 and eq. 3.
     """

@@ -30,7 +30,8 @@ def sample_shards(
     raw values, if the model has the scaling of its data.
 
     Args:
-        num: how many samples in all. folder: for samples-00000.safetensors, samples-00001.safetensors, ...
+        model: to sample from. num: how many samples in all.
+        folder: for samples-00000.safetensors, samples-00001.safetensors, ...
         shape: of one sample, that of the model's moments if None. shard: samples a file. batch: how many are drawn at
             once, the whole file if None. seed: the seeds must lie below 2⁶³.
         processes, process: how many share the work, and which one this is; each takes every processes-th file.

@@ -19,6 +19,15 @@ class Target(nn.Module):
     """A density with exact answers; its tensors are buffers, so .to(device) and .double() move it.
 
     Answers are computed in float64 (whatever the input's dtype) and returned in the input's.
+    A subclass writes what is abstract here.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import RectifiedFlow, targets
+        >>> target = targets.Gaussian([1.0], 0.25)
+        >>> mean, covariance = target.marginal(RectifiedFlow(), 0.5).moments  # of (x₀ + ε)/2
+        >>> mean.tolist(), covariance.tolist()
+        ([0.5], [[0.3125]])
     """
 
     @property

@@ -27,9 +27,10 @@ class Empirical(Target):
     Example:
         >>> import torch
         >>> from scoresde import targets
-        >>> target = Empirical(targets.moons(200), 0.1)
-        >>> target.log_prob(target.sample(3)).shape
-        torch.Size([3])
+        >>> target = targets.Empirical(torch.tensor([[1.0], [3.0]]), 0.5)
+        >>> mean, covariance = target.moments
+        >>> mean.tolist(), covariance.tolist()  # 1 of the data, and 1/4
+        ([2.0], [[1.25]])
 
     Reference: Karras et al. (2022), arXiv 2206.00364, app. B.3 (the ideal denoiser).
     """

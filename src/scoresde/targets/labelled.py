@@ -109,6 +109,21 @@ class Tilted:
     `sample` is exact in any dimension, by rejection: since p(y | x) <= 1, draws from p(x | y) are kept with probability
     p(y | x)^(w−1) for w >= 1, and draws from p(x) with p(y | x)^w for w in [0, 1]. `log_prob` is normalised by a grid,
     in one or two dimensions.
+
+    Args:
+        classes: `Labelled`, p(x, y). label: y. weight: w; of at least 0 for `sample`.
+    Raises:
+        ValueError: a label that is not one of the classes, a weight that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import targets
+        >>> classes = targets.Labelled(targets.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.25), [0, 1])
+        >>> x = torch.linspace(-2, 2, 5)[:, None].double()
+        >>> torch.allclose(targets.Tilted(classes, 1, 1.0).log_prob(x), classes.given(1).log_prob(x))  # w = 1: p(x | y)
+        True
+
+    Reference: Ho and Salimans (2022), arXiv 2207.12598; docs/theory, eq. 64.
     """
 
     def __init__(self, classes: Labelled, label: int, weight: float) -> None:

@@ -23,10 +23,10 @@ class GaussianMixture(Target):
         ValueError: shapes that do not fit, weights not positive, or a covariance that is not one.
 
     Example:
-        >>> import torch
-        >>> target = GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], 0.04)
-        >>> target.sample(5).shape, target.log_prob(torch.zeros(1, 2)).shape
-        (torch.Size([5, 2]), torch.Size([1]))
+        >>> from scoresde import targets
+        >>> target = targets.GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], 0.04)
+        >>> target.moments[0]
+        tensor([0.4000, 0.3500], dtype=torch.float64)
 
     Reference: docs/theory, eq. 6 (the posterior of x₀ and ε given x_t).
     """
@@ -129,8 +129,12 @@ class Gaussian(GaussianMixture):
 
     Args:
         mean: (D,). covariance: (D, D), or (D,) or a number: variances.
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite, a covariance that is not one.
 
     Example:
+        >>> import torch
+        >>> from scoresde.targets import Gaussian
         >>> round(float(Gaussian([0.0], 4.0).log_prob(torch.zeros(1, 1))), 4)
         -1.6121
     """

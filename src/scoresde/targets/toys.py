@@ -29,9 +29,18 @@ def _plane(radius: Tensor, angle: Tensor) -> Tensor:
 def moons(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
     """Two interleaved half circles, with normal noise around them.
 
+    Args:
+        n: how many points. generator: the source of randomness, the global one if None.
+            noise: its standard deviation.
+    Raises:
+        ValueError: n below 1, noise below 0. TypeError: a generator that is no torch.Generator.
+
     Example:
-        >>> moons(4).shape
-        torch.Size([4, 2])
+        >>> import torch
+        >>> x, center = moons(1000, torch.Generator().manual_seed(0), noise=0.0), torch.tensor([0.5, 0.25])
+        >>> radii = torch.stack([(x - center).norm(dim=1), (x + center).norm(dim=1)])  # of unit circles around ±center
+        >>> bool(((radii - 1).abs().amin(0) < 1e-6).all())
+        True
     """
     u, side, z = _draws(n, generator)
     arc, center = _plane(torch.ones_like(u), math.pi * u), torch.tensor([0.5, 0.25], device=u.device)
@@ -39,14 +48,38 @@ def moons(n: int, generator: torch.Generator | None = None, noise: float = 0.05)
 
 
 def rings(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
-    """Three concentric circles with equal density along each, radii 0.5, 1 and 1.5."""
+    """Three concentric circles with equal density along each, radii 0.5, 1 and 1.5.
+
+    Args:
+        n: how many points. generator: the source of randomness, the global one if None.
+            noise: around them, its standard deviation.
+    Raises:
+        ValueError: n below 1, noise below 0. TypeError: a generator that is no torch.Generator.
+
+    Example:
+        >>> import torch
+        >>> rings(1000, torch.Generator().manual_seed(0), noise=0.0).norm(dim=1).round(decimals=4).unique()
+        tensor([0.5000, 1.0000, 1.5000])
+    """
     u, side, z = _draws(n, generator)
     radius = 0.5 * (1 + (side > 1 / 6).float() + (side > 1 / 2).float())
     return _around(_plane(radius, 2 * math.pi * u), noise, z)
 
 
 def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform on the eight dark squares of a 4 × 4 board of side 4."""
+    """Uniform on the eight dark squares of a 4 × 4 board of side 4.
+
+    Args:
+        n: how many points. generator: the source of randomness, the global one if None.
+    Raises:
+        ValueError: n below 1. TypeError: a generator that is no torch.Generator.
+
+    Example:
+        >>> import torch
+        >>> x = checkerboard(1000, torch.Generator().manual_seed(0))
+        >>> (x.floor().long().sum(1) % 2).unique()  # dark: columns and rows of an even sum
+        tensor([0])
+    """
     u, v, z = _draws(n, generator)
     x, y = 4 * u - 2, 2 * v
     row = torch.where(z[:, 0] > 0, 0.0, -2.0)
@@ -54,14 +87,42 @@ def checkerboard(n: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def swiss_roll(n: int, generator: torch.Generator | None = None, noise: float = 0.05) -> Tensor:
-    """A spiral of one and a half turns."""
+    """A spiral of one and a half turns.
+
+    Args:
+        n: how many points. generator: the source of randomness, the global one if None.
+            noise: around it, its standard deviation.
+    Raises:
+        ValueError: n below 1, noise below 0. TypeError: a generator that is no torch.Generator.
+
+    Example:
+        >>> import math, torch
+        >>> x = swiss_roll(1000, torch.Generator().manual_seed(0), noise=0.0)
+        >>> radius = (x + torch.tensor([0.25, 1 / (12 * math.pi)])).norm(dim=1)
+        >>> bool(((radius > 1.5 * math.pi / 8) & (radius < 4.5 * math.pi / 8)).all())
+        True
+    """
     u, _, z = _draws(n, generator)
     angle = 1.5 * math.pi * (1 + 2 * u)
     return _around(_plane(angle / 8, angle), noise, z) - torch.tensor([0.25, 1 / (12 * math.pi)], device=u.device)
 
 
 def pinwheel(n: int, generator: torch.Generator | None = None, arms: int = 5) -> Tensor:
-    """Bent arms around the origin."""
+    """Bent arms around the origin.
+
+    Args:
+        n: how many points. generator: the source of randomness, the global one if None. arms: how many.
+    Raises:
+        ValueError: n below 1, arms below 1. TypeError: a generator that is no torch.Generator.
+
+    Example:
+        >>> import torch
+        >>> x = pinwheel(10_000, torch.Generator().manual_seed(0))
+        >>> bool(x.mean(0).norm() < 0.03), round(float(x.norm(dim=1).mean()), 1)
+        (True, 1.0)
+
+    Reference: Johnson et al. (2016), arXiv 1603.06277 (its synthetic data).
+    """
     _, side, z = _draws(n, generator)
     radius = 1.0 + 0.3 * z[:, 0]
     width = 0.1 * z[:, 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -69,12 +70,11 @@ def certify(
         (True, 1.0)
     """
     family = _family(sampler)
-    _checks.positive("order", order)
+    check_arguments(order, kind, process=process, problems=problems, ends=ends, leaves=leaves, most=most)
     process = process or VP()
     kind = kind or ("weak" if family(32).stochastic else "strong")
-    _checks.choice("kind", kind, SLACK)
     first, last, factor = COUNTS[kind]
-    last = last if most is None else max(_checks.count("most", most), factor * first)
+    last = last if most is None else max(most, factor * first)
     above = math.inf if note else SLACK[kind]
 
     def check(problem: Problem, whole: bool) -> Check:
@@ -102,6 +102,24 @@ def certify(
         name or spelled(example), kind, order, tuple(check(*task) for task in tasks),
         _round_trip(example, problems[-1], process), _calls(example, process, 1 if kind == "rtol" else 100), note,
     )  # fmt: skip
+
+
+def check_arguments(
+    order: Any, kind: Any, *, process: Any = None, problems: Any = (GAUSSIAN,), name: str = "", ends: Any = None,
+    leaves: Any = ENDING, most: Any = None, note: str = "",
+) -> None:  # fmt: skip
+    """Refuse what `certify` cannot take, before anything runs."""
+    _checks.positive("order", order)
+    if kind is not None:
+        _checks.choice("kind", kind, SLACK)
+    if process is not None:
+        _checks.kind("process", process, Process, "VP()")
+    _checks.several("problems", problems, Problem, "GAUSSIAN")
+    if ends is not None:
+        _checks.number("ends", ends, 0.0)
+    _checks.number("leaves", leaves, 0.0)
+    if most is not None:
+        _checks.count("most", most)
 
 
 def _family(sampler: Sampler | Callable[[int], Sampler]) -> Callable[[int], Sampler]:

@@ -34,7 +34,20 @@ TABLES: dict[str, Mapping[str, Callable[..., Any]]] = {"process": PROCESSES, "ne
 
 
 class DamagedError(ValueError):
-    """A file that is not what `save` wrote: cut off, changed, or made by somebody else."""
+    """A file that is not what `save` wrote: cut off, changed, or made by somebody else.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from scoresde import load, training
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder, "model.safetensors")
+        ...     _ = path.write_bytes(b"cut off")
+        ...     try:
+        ...         load(path)
+        ...     except training.DamagedError as error:
+        ...         print("not a safetensors file" in str(error))
+        True
+    """
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -49,7 +62,7 @@ def save(model: Model, path: str | Path) -> None:
         TypeError: a net that is no module. ValueError: weights that are not finite. OSError: a full disk, and the like.
 
     Example:
-        >>> import tempfile, torch
+        >>> import tempfile
         >>> from scoresde import VP, Model, load, networks, save
         >>> model = Model(networks.MLP(2), VP(beta_max=15.0), "v")
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -92,11 +105,20 @@ def load(
         path: of the file, or of a folder that `fit` keeps checkpoints in (the newest whole one: averaged weights).
         std: the relative width of a power-function average of the weights, in (0, 0.2886], instead of the usual one:
             for a folder of a training with posthoc=True (Karras et al. (2024), arXiv 2312.02696, sec. 3).
-        net: your own network, to take the weights in; process, prediction: your own, where they are not scoresde's.
+        device: of the network. net: your own network, to take the weights in.
+        process, prediction: your own, where they are not scoresde's.
     Raises:
         FileNotFoundError. ValueError: a file that is damaged, does not fit `net`, or lacks what only you can give.
 
-    Example: see `save`.
+    Example:
+        >>> import tempfile, torch
+        >>> from scoresde import VP, Model, load, networks, save
+        >>> model = Model(networks.MLP(2), VP(), "v")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(model, folder + "/model.safetensors")
+        ...     again = load(folder + "/model.safetensors")
+        >>> torch.equal(again.net.enter.weight, model.net.enter.weight)
+        True
     """
     path = _checks.path("path", path)
     weights = None

@@ -22,6 +22,8 @@ class EMA:
 
     Args:
         net: the network to follow. decay: in [0, 1). warmup: whether the decay rises; else it is constant.
+    Raises:
+        ValueError: decay outside [0, 1); in `update`, a network of other shapes. TypeError: net is no module.
 
     Example:
         >>> import torch
@@ -38,7 +40,9 @@ class EMA:
 
     def __init__(self, net: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
         _checks.kind("net", net, nn.Module, "model.net")
-        self.decay = _checks.number("decay", decay, 0.0, 1.0 - 1e-12)
+        self.decay = _checks.number("decay", decay, 0.0, 1.0)
+        if self.decay == 1:
+            raise ValueError("decay must be below 1, got 1, which never learns anything")
         _checks.flags(warmup=warmup)
         self.warmup = bool(warmup)
         self.updates = 0
@@ -89,9 +93,12 @@ class PowerEMA:
 
     Args:
         net: the network to follow. stds: relative widths, in (0, 0.2886]; the default serves for 0.015 to 0.25.
+    Raises:
+        ValueError: a width outside (0, 0.2886]; in `update`, a network of other shapes. TypeError: net is no module.
 
     Example:
         >>> import torch
+        >>> from scoresde.training import PowerEMA, post_hoc
         >>> net = torch.nn.Linear(1, 1)
         >>> averages, snapshots = PowerEMA(net), []
         >>> for step in range(1, 101):
@@ -188,6 +195,15 @@ def post_hoc(snapshots: Sequence[dict[str, Tensor]], std: float, step: int | Non
         snapshots: of one PowerEMA, in any order. std: in (0, 0.2886]. step: the last one's by default.
     Raises:
         ValueError: no snapshots up to the step, or snapshots of different networks.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training import PowerEMA, post_hoc
+        >>> net = torch.nn.Linear(2, 1)
+        >>> averages = PowerEMA(net)
+        >>> averages.update(net)
+        >>> torch.allclose(post_hoc([averages.snapshot()], 0.15)["weight"], net.weight)  # of one step, itself
+        True
 
     Reference: Karras et al. (2024), arXiv 2312.02696, sec. 3.2 and app. C; docs/theory, eq. 52.
     """

@@ -42,8 +42,18 @@ FULL_COVARIANCE_UP_TO = 1024
 
 @dataclass(frozen=True)
 class Record:
-    """One step of training: its number from 1, the loss of its batch, (), and the model with averaged weights,
-    the data's moments and scaling (one model for all records, which goes on being averaged).
+    """One step of training.
+
+    Args:
+        step: its number, from 1. loss: of its batch, (). model: with averaged weights, the data's moments and scaling
+            (one model for all records, which goes on being averaged).
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, Model, fit, networks, targets
+        >>> record = next(fit(Model(networks.MLP(2), VP()), targets.moons(100), steps=3))
+        >>> record.step, record.loss.shape, record.model.process
+        (1, torch.Size([]), VP(beta_min=0.1, beta_max=20.0))
     """
 
     step: int
@@ -82,13 +92,14 @@ def fit(
         posthoc: keep averages with the checkpoints, from which load(checkpoints, std=...) makes one of any width.
         objective: "denoising", or "implicit" or "sliced" score matching. weighting: a name of WEIGHTINGS or a
             function of log-SNR; None is the prediction's own squared error. times: a name of TIMES, or a LossAware.
+        low_discrepancy: times in n equal steps, as `draw_times`.
         coupling: "independent" | "optimal", of data and noise in a batch.
         conditional: give the network the labels of data by rows, as label=. drop: the share of samples that lose
             their conditions, so that the network also learns to do without (labels −1, other numbers 0).
         optimizer: (weights, lr) -> torch.optim.Optimizer. accumulate: pieces that a process splits its part of the
             batch into, to save memory. bf16: the network under autocast to bfloat16. compile: by torch.compile.
         accelerator: accelerate.Accelerator(), to train in several processes (DDP, FSDP2).
-        checkpoints: a folder, where the training is kept every `every` steps and at the end.
+        checkpoints: a folder, where the training is kept every so many steps, `every`, and at the end.
         generator: the source of the order of data, dequantization, times and noise; the global one if None.
     Raises:
         ValueError, TypeError: data that do not fit or are not finite; a network without parameters; a loss that is
@@ -243,7 +254,22 @@ def _rate(step: int, steps: int) -> float:
 
 
 def moments(data: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of data (N, *), and its covariance (D, D) where D is small against N, else its standard deviation."""
+    """The mean of data, and its covariance where D is small against N, else its standard deviation: for `Model`.
+
+    Args:
+        data: (N, *), floating.
+    Returns:
+        Float64: the mean (*), and the covariance (D, D) of flattened samples, for D up to 1024 and N of at least 2 D,
+            or the standard deviation (*).
+    Raises:
+        ValueError, TypeError: data that are empty, not finite or of integers.
+
+    Example:
+        >>> import torch
+        >>> moments(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]]))[1]
+        tensor([[0.5000, 0.0000],
+                [0.0000, 2.0000]], dtype=torch.float64)
+    """
     _checks.state("data", data)
     if data.ndim < 2 or not data.numel():
         raise ValueError(f"data must have shape (N, *) with at least one number, got {tuple(data.shape)}")

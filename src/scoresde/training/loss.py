@@ -37,8 +37,8 @@ def loss(
     the error is converted to that of v of unit variance, and the loss of a model is the same in every prediction.
 
     Args:
-        x0: (B, *), data. t: () or (B,), drawn by `draw_times` if None. noise: (B, *), drawn if None.
-        generator: the source of both. cond: handed to the network.
+        model: to be trained. x0: (B, *), data. t: () or (B,), drawn by `draw_times` if None.
+        noise: (B, *), drawn if None. generator: the source of both. cond: handed to the network.
         weighting: a name in WEIGHTINGS, or a function λ -> u(λ) of λ = log(α²/σ²); None: the first formula.
         times: the law of times, as `draw_times`. Where it draws with weights (`LossAware`), they are multiplied.
             Under a weighting that is an integrand ("elbo", "sigmoid") the loss at times drawn here is divided by
@@ -51,10 +51,10 @@ def loss(
 
     Example:
         >>> import torch
-        >>> from scoresde import VP, Model, loss, networks
-        >>> model = Model(networks.MLP(2), VP(), "v")
-        >>> loss(model, torch.randn(16, 2), weighting="min_snr", times="logit_normal").shape
-        torch.Size([16])
+        >>> from scoresde import VP, Model, loss
+        >>> model, noise = Model(lambda x, t: torch.zeros_like(x), VP(), "noise"), torch.randn(16, 2)
+        >>> torch.allclose(loss(model, torch.randn(16, 2), 0.5, noise), noise.square().mean(1))
+        True
 
     Reference: Vincent (2011); Ho et al. (2020), arXiv 2006.11239, eq. 14; Kingma and Gao (2023), 2303.00848;
     docs/theory, eq. 16 and 45.
@@ -125,6 +125,8 @@ def _shaped(name: str, x: Any) -> Tensor:
     """`x`, if it is a floating tensor of shape (B, *)."""
     if _checks.floating(name, x).ndim < 1:
         raise ValueError(f"{name} must have shape (B, *), got a tensor without dimensions; write {name}[None]")
+    if x.is_meta:
+        raise TypeError(f"{name} must have values, got a tensor on the meta device")
     return x
 
 

@@ -22,6 +22,8 @@ class LossAware:
         times: the base law, a name in TIMES or a function (process, u) -> t. bins: how many.
         uniform: the share of draws by the base law, in (0, 1]: no weight exceeds one over it.
         memory: of the running means, how much of a loss is left after another, in [0, 1). warm_up: losses a bin.
+    Raises:
+        ValueError, TypeError: an unknown law, bins or warm_up below 1, uniform outside (0, 1], memory outside [0, 1).
 
     Example:
         >>> import torch

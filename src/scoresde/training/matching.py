@@ -37,7 +37,8 @@ def implicit_loss(
     Twice Hyvärinen's ½‖s‖² + ∇·s, times σ². The divergence is exact: D derivatives of the network a call.
 
     Args:
-        x0: (B, *), data. t: () or (B,), drawn if None; noise in x_t is needed. noise: (B, *), drawn if None.
+        model: in any prediction. x0: (B, *), data. t: () or (B,), drawn if None, with noise in x_t.
+        noise: (B, *), drawn if None.
         generator: the source of both. times: the law of times. cond: handed to the network.
     Returns:
         (B,), to be averaged and minimised; negative where the model is right.
@@ -46,9 +47,11 @@ def implicit_loss(
 
     Example:
         >>> import torch
-        >>> from scoresde import VP, Model, networks
-        >>> implicit_loss(Model(networks.MLP(2), VP(), "noise"), torch.randn(16, 2)).shape
-        torch.Size([16])
+        >>> from scoresde import VP, targets
+        >>> model, zero = targets.Gaussian([0.0], 1.0).model(VP()), torch.zeros(1, 1)  # s = −x at every time
+        >>> value = implicit_loss(model, zero, 0.5, zero)
+        >>> torch.allclose(value, -2 * VP().sigma(torch.tensor([0.5])) ** 2)
+        True
 
     Reference: Hyvärinen (2005); docs/theory, eq. 50.
     """
@@ -69,13 +72,21 @@ def sliced_loss(
     """σ² (‖s‖² + 2 vᵀ∇s v)/D at x_t, with `projections` random sign vectors v a sample: `implicit_loss` in the mean.
 
     Args:
-        projections: how many derivatives a sample, averaged. The others as `implicit_loss`.
+        projections: how many derivatives a sample, averaged.
+        model, x0, t, noise, generator, times, cond: as `implicit_loss`.
+    Returns:
+        (B,), to be averaged and minimised.
+    Raises:
+        ValueError, TypeError: as `implicit_loss`; projections below 1.
 
     Example:
         >>> import torch
-        >>> from scoresde import VP, Model, networks
-        >>> sliced_loss(Model(networks.MLP((8, 8)), VP(), "noise"), torch.randn(16, 8, 8), projections=2).shape
-        torch.Size([16])
+        >>> from scoresde import VP, targets, training
+        >>> model = targets.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], 0.1).model(VP())
+        >>> x0, noise = torch.randn(2, 16, 1)
+        >>> sliced = training.sliced_loss(model, x0, 0.5, noise)
+        >>> torch.allclose(sliced, training.implicit_loss(model, x0, 0.5, noise), atol=1e-4)  # one direction is all
+        True
 
     Reference: Song et al. (2019), arXiv 1905.07088, sec. 3 (SSM-VR); docs/theory, eq. 50.
     """

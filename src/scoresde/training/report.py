@@ -27,10 +27,20 @@ CHUNK = 4096
 class Report:
     """The answer of `loss_by_logsnr`: tensors (bins,), float64, from the noise to the data.
 
-    edges: (bins + 1,), of the bins in λ = log(α²/σ²). loss, standard_error: the mean loss of a bin. optimum: that of
-    the exact model on the same draws. gap, gap_error: E‖y − y*‖² in the loss's units, which is what the loss exceeds
-    the optimum by; None without a target. told_wrong: the loss when the network is told the times of other samples.
-    time_blind: whether a loss then rises no more often than it falls.
+    Args:
+        edges: (bins + 1,), of the bins in λ = log(α²/σ²). loss, standard_error: the mean loss of a bin.
+        optimum: that of the exact model on the same draws. gap, gap_error: E‖y − y*‖² in the loss's units, which is
+            what the loss exceeds the optimum by; None without a target.
+        told_wrong: the loss when the network is told the times of other samples.
+        time_blind: whether a loss then rises no more often than it falls. weighting: the loss's, by name.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, Model, training
+        >>> model = Model(lambda x, t: torch.zeros_like(x), VP(), "noise")
+        >>> report = training.loss_by_logsnr(model, torch.randn(100, 2), bins=2, samples=50)
+        >>> report.time_blind, str(report).splitlines()[-1]
+        (True, 'The network does not look at the time.')
     """
 
     edges: Tensor
@@ -90,6 +100,9 @@ def loss_by_logsnr(
         generator: the source of rows, times and noise. cond: handed to the network; tensors (N, …) by row of data.
     Returns:
         Report; print it.
+    Raises:
+        ValueError, TypeError: data that are empty or not finite, bins below 1, samples below 2, a target that is none,
+            a weighting under which errors of the prediction count infinitely.
 
     Example:
         >>> import torch
@@ -109,7 +122,9 @@ def loss_by_logsnr(
     bins, samples = _checks.count("bins", bins), _checks.count("samples", samples, 2)
     exact = None
     if target is not None:
-        exact = _checks.kind("target", target, Target, "targets.moons").model(model.process, model.prediction)
+        exact = _checks.kind("target", target, Target, "targets.Gaussian([0.0], 1.0)").model(
+            model.process, model.prediction
+        )
     edges = _edges(model, bins)
     source = _checks.device_of(generator, "cpu")
     inside = (torch.arange(samples) + torch.rand(bins, samples, generator=generator, device=source).cpu()) / samples

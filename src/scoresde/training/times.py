@@ -92,6 +92,17 @@ def _logsnr_density(process: Process, t: Tensor) -> Tensor:
 def log_normal(mean: float = -1.2, std: float = 1.2) -> Law:
     """log σ/α is normal, cut off where the process ends.
 
+    Args:
+        mean, std: of log σ/α.
+    Raises:
+        ValueError: std not positive; at a process, one that holds less than a millionth of the law.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import EDM
+        >>> log_normal(mean=0.0)(EDM(), torch.tensor([0.5]).double()).round(decimals=2)  # the median, σ/α = 1
+        tensor([1.], dtype=torch.float64)
+
     Reference: Karras et al. (2022), arXiv 2206.00364, table 1 (P_mean, P_std).
     """
     mean, std = _checks.number("mean", mean), _checks.positive("std", std)
@@ -120,6 +131,18 @@ def log_normal(mean: float = -1.2, std: float = 1.2) -> Law:
 
 def logit_normal(mean: float = 0.0, std: float = 1.0) -> Law:
     """The logit of σ/(α + σ) is normal, which on `RectifiedFlow` is t: it is log σ/α, and this `log_normal`.
+
+    Args:
+        mean, std: of the logit.
+    Raises:
+        ValueError: as `log_normal`.
+
+    Example:
+        >>> import torch
+        >>> from scoresde import RectifiedFlow
+        >>> median = logit_normal(mean=1.0)(RectifiedFlow(), torch.tensor([0.5]).double())
+        >>> torch.allclose(median, torch.tensor([1.0]).double().sigmoid(), atol=1e-4)
+        True
 
     Reference: Esser et al. (2024), arXiv 2403.03206, sec. 3.1.
     """
@@ -153,6 +176,7 @@ def draw_times(
     which on `RectifiedFlow` is t itself. (A loss depends on the process only through the levels it is asked at.)
 
     Args:
+        process: of which the times are. n: how many. generator: of the random numbers. device: of the result.
         times: a name in TIMES, a function (process, u) -> t of uniform numbers u, or `LossAware`.
         low_discrepancy: one shared random number and n equal steps; independent times without.
     Raises:
@@ -230,8 +254,13 @@ def density(process: Process, t: Tensor, times: Times = "noise_level") -> Tensor
 
     Of a function (process, u) -> t by inverting it, to about eight digits. Of `LossAware` that of its base.
 
+    Args:
+        process: of which the times are. t: (n,), floating. times: the law, as `draw_times`.
+    Raises:
+        ValueError, TypeError: a law that is none, times outside [0, t_max].
+
     Example:
-        >>> import torch
+        >>> import math, torch
         >>> from scoresde import VE
         >>> round(float(density(VE(1.0, 10.0), torch.tensor([0.3]), "logsnr")), 6), round(1 / math.log(100), 6)
         (0.217147, 0.217147)

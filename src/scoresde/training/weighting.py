@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,11 +28,16 @@ Weighting = str | Weight
 class Integrand:
     """A weighting that stands under an integral over λ: a loss that draws its times divides it by their density.
 
+    Args:
+        weight: λ -> u(λ), the integrand, of a tensor of log-SNR.
+
     Example:
         >>> import torch
         >>> flat = Integrand(lambda logsnr: torch.ones_like(logsnr))  # ∫ ‖δv‖²/D dλ
         >>> float(flat(torch.tensor(3.0)))
         1.0
+
+    Reference: Kingma et al. (2021), arXiv 2107.00630 (the likelihood as one); Kingma and Gao (2023), 2303.00848.
     """
 
     weight: Weight
@@ -43,37 +49,97 @@ class Integrand:
 def min_snr(gamma: float = 5.0) -> Weight:
     """min(SNR, γ) on x₀: as `x0` above SNR = γ, as `simple` below.
 
+    Args:
+        gamma: γ, positive.
+    Raises:
+        ValueError: gamma not positive.
+
+    Example:
+        >>> import torch
+        >>> snr = torch.tensor([2.0, 100.0], dtype=torch.float64)
+        >>> ((1 + snr) * min_snr(5.0)(snr.log())).round(decimals=6)  # what an error of x₀ counts
+        tensor([2., 5.], dtype=torch.float64)
+
     Reference: Hang et al. (2023), arXiv 2303.09556.
     """
     gamma = _checks.positive("gamma", gamma)
-    return lambda logsnr: torch.minimum(logsnr.sigmoid(), gamma * (-logsnr).sigmoid())
+    return partial(_min_snr, gamma)  # has a pickle, which a closure has not
+
+
+def _min_snr(gamma: float, logsnr: Tensor) -> Tensor:
+    return torch.minimum(logsnr.sigmoid(), gamma * (-logsnr).sigmoid())
 
 
 def sigmoid(bias: float = 0.0) -> Integrand:
     """The likelihood's integrand times 1/(1 + e^{λ − bias}): noise levels below e^{−bias/2} = σ/α count less.
 
+    Args:
+        bias: where, in λ, the likelihood's integrand is halved.
+    Raises:
+        ValueError: bias not finite.
+
+    Example:
+        >>> import torch
+        >>> from scoresde.training import WEIGHTINGS, sigmoid
+        >>> middle = torch.tensor(2.0)
+        >>> round(float(sigmoid(bias=2.0)(middle) / WEIGHTINGS["elbo"](middle)), 6)
+        0.5
+
     Reference: Kingma and Gao (2023), arXiv 2303.00848; Hoogeboom et al. (2024), 2410.19324.
     """
     bias = _checks.number("bias", bias)
-    return Integrand(lambda logsnr: 0.5 * (bias - logsnr).sigmoid() * logsnr.sigmoid())
+    return Integrand(partial(_sigmoid, bias))
+
+
+def _sigmoid(bias: float, logsnr: Tensor) -> Tensor:
+    return 0.5 * (bias - logsnr).sigmoid() * logsnr.sigmoid()
 
 
 def p2(k: float = 1.0, gamma: float = 1.0) -> Weight:
     """1/(k + SNR)^γ on ε.
 
+    Args:
+        k: positive. gamma: γ, 0 or more.
+    Raises:
+        ValueError: k not positive, gamma below 0.
+
+    Example:
+        >>> import torch
+        >>> snr = torch.tensor(3.0)
+        >>> round(float((1 + 1 / snr) * p2()(snr.log())), 6)  # what an error of ε counts: 1/(1 + 3)
+        0.25
+
     Reference: Choi et al. (2022), arXiv 2204.00227.
     """
     k, gamma = _checks.positive("k", k), _checks.number("gamma", gamma, 0.0)
-    return lambda logsnr: logsnr.sigmoid() * (k + logsnr.exp()) ** -gamma
+    return partial(_p2, k, gamma)
+
+
+def _p2(k: float, gamma: float, logsnr: Tensor) -> Tensor:
+    return logsnr.sigmoid() * (k + logsnr.exp()) ** -gamma
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
     """(ρ² + σ_data²)/(ρ σ_data)² on x₀, ρ = σ/α: as `v` for data of unit scale.
 
+    Args:
+        sigma_data: the data's standard deviation, positive.
+    Raises:
+        ValueError: sigma_data not positive.
+
+    Example:
+        >>> import torch
+        >>> edm(sigma_data=1.0)(torch.tensor([-9.0, 0.0, 9.0]))
+        tensor([1., 1., 1.])
+
     Reference: Karras et al. (2022), arXiv 2206.00364, table 1 (loss weighting).
     """
     inverse = _checks.positive("sigma_data", sigma_data) ** -2
-    return lambda logsnr: inverse * (-logsnr).sigmoid() + logsnr.sigmoid()
+    return partial(_edm, inverse)
+
+
+def _edm(inverse: float, logsnr: Tensor) -> Tensor:
+    return inverse * (-logsnr).sigmoid() + logsnr.sigmoid()
 
 
 WEIGHTINGS: dict[str, Weight] = {
