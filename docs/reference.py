@@ -32,6 +32,7 @@ PAGES = {
     "networks": ("scoresde.networks", "Networks", None),
     "metrics": ("scoresde.metrics", "Metrics", None),
     "data": ("scoresde.data", "Data", None),
+    "scaling": ("scoresde.scaling", "Scaling", ("Scaling",)),
     "testing": ("scoresde.testing", "Testing", None),
 }  # fmt: skip
 

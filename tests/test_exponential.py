@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from scoresde import VE, VP, Count, Model, RectifiedFlow, encode, sample, targets
-from scoresde.samplers import DDIM, DDPM, DEIS, DPMSolver, DPMSolverPP, Exponential, SASolver
-from scoresde.samplers.quadrature import Node, clock, lagrange, moments
+from scoresde.prediction import weights
+from scoresde.samplers import DDIM, DDPM, DEIS, DPMSolver, DPMSolverPP, Exponential, SASolver, grids
+from scoresde.samplers.exponential import Stepper
+from scoresde.samplers.quadrature import Node, ask, clock, lagrange, moments
 from tests.problems import MAIN, NAMES, PROCESSES, mixture, name, slope
 
 
@@ -90,6 +92,92 @@ def test_exact_where_the_prediction_is_a_polynomial_in_lambda(prediction, method
     assert error(order) > 1e-5
     if order == 2:
         assert error(1, "published") > 1e-4
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_the_linear_part_and_the_noise_are_those_of_the_sde(eta):
+    """(σ_s/σ_t) e^{−η²h} and σ_s √(1 − e^{−2η²h}) for data predictions, α_s/α_t and η σ_s √(e^{2h} − 1) for noise."""
+    process, t, s = VP(), 0.6, 0.4
+    h = clock(process, s) - clock(process, t)
+    alpha, sigma = process.at("alpha", s), process.at("sigma", s)
+    x, xi = torch.tensor([[[2.0]], [[0.7]]], dtype=torch.float64)
+    shrink = math.exp(-(eta**2) * h)
+    for prediction, gain, deviation in (
+        ("x0", sigma / process.at("sigma", t) * shrink, sigma * math.sqrt(1 - shrink**2)),
+        ("noise", alpha / process.at("alpha", t), eta * sigma * math.sqrt(math.exp(2 * h) - 1)),
+    ):  # fmt: skip
+        sampler = Exponential(prediction, 2, eta)
+        assert sampler.gain(process, t, s) == pytest.approx(gain, rel=1e-14)
+        assert sampler.deviation(process, t, s) == pytest.approx(deviation, rel=1e-12)
+        base = float(sampler.base(process, x, t, s, lambda shape: xi if shape == x.shape else None))
+        assert base == pytest.approx(2 * gain + 0.7 * deviation, rel=1e-13)
+        assert sampler.stochastic == (eta > 0)
+
+
+@pytest.mark.parametrize("prediction", NAMES)
+def test_a_node_is_the_prediction_asked_for(prediction):
+    model, x = mixture().model(VP(), prediction), starts(VP(), 0.5)
+    for kind in ("x0", "noise"):
+        for t in (0.01, 0.5, 0.99):
+            node = ask(model, kind, x, t)
+            assert torch.allclose(node.scale * node.value, model.predict(kind, x, t), rtol=1e-9, atol=1e-12)
+            assert node.place == pytest.approx(math.log(VP().alpha(t) / VP().sigma(t)), rel=1e-12)
+            both = weights(VP(), t, prediction, (1.0, 0.0) if kind == "x0" else (0.0, 1.0))
+            assert abs(node.scale) == max(map(abs, both))  # so that no weight is divided by a small one
+
+
+def test_which_predictions_correct_a_step():
+    """As many as the corrector wants and there are; without one, the trapezoid for the first step of order 3 and 4."""
+    for sampler, counts in (
+        (Exponential(order=2), [0, 0, 0, 0]), (Exponential(order=3), [0, 2, 0, 0]),
+        (Exponential(order=4), [0, 2, 0, 0]),
+        (Exponential(order=3, rule="published"), [0, 0, 0, 0]), (Exponential(order=2, corrector=3), [1, 2, 3, 3]),
+        (Exponential(order=3, corrector=1), [1, 2, 1, 1]),
+    ):  # fmt: skip
+        assert [sampler.corrected(known) for known in (1, 2, 3, 4)] == counts
+
+
+def test_what_a_subclass_does_not_declare_is_as_in_exponential():
+    class Mine(Stepper):
+        noise = "independent"
+
+    one, two = Mine(), Exponential()
+    one.__post_init__()
+    assert all(
+        getattr(one, k) == getattr(two, k) for k in ("prediction", "order", "eta", "method", "corrector", "rule")
+    )
+    assert (two.order, two.eta, two.corrector, one.orders, one.published) == (3, 0.0, 0, (1, 2, 3, 4), 3)
+
+
+@pytest.mark.parametrize("process", [VP(), VE(), RectifiedFlow()], ids=name)
+@pytest.mark.parametrize("steps", [1, 2, 5, 15, 60])
+def test_the_grid_is_as_described(process, steps):
+    """Equal steps in w, σ/α = A (w/(1 − w))^q, and one from t_min to the data where equal ones would pass it."""
+    target = targets.Gaussian(torch.zeros(2, dtype=torch.float64), 0.36)
+    model = target.model(process, "v")
+    for sampler, order in (
+        (Exponential(order=2), 2), (Exponential(order=3), 3), (Exponential("noise", 2), 2),
+        (Exponential("noise", 4), 4),
+        (Exponential(order=2, corrector=3), 3), (Exponential(order=3, eta=0.5), 2), (Exponential("noise", 3, 1.0), 2),
+    ):  # fmt: skip
+        times = sampler.grid(model, steps).tolist()
+        q, front = order / 2 + 1 / 4, 0.6
+        if sampler.prediction == "x0" and process.at("sigma", 0.0) == 0.0:
+            q, front = min(q, max(1.0, steps / 10)), 0.3
+        w = []
+        for t in [process.t_max, *times[1:-1], process.t_min, 0.0]:
+            alpha, root = process.at("alpha", t), process.at("sigma", t) ** (1 / q)
+            w.append(root / (root + (front * alpha) ** (1 / q)))
+        first, *inner, least, last = w
+        crowded = last == 0.0 and steps > 1 and first / steps < least
+        count, end = (steps - 1, least) if crowded else (steps, last)
+        expected = [first + (end - first) * i / count for i in range(1, steps)]
+        assert inner == pytest.approx(expected, rel=1e-7) and times[-1] == 0.0
+        assert times[0] == process.t_max or (sampler.stochastic and process.at("alpha", process.t_max) == 0.0)
+    for sampler, other in (
+        (Exponential(order=1), grids.graded(process, steps, 0.6)), (DEIS(3, "published"), grids.logsnr(process, steps)),
+    ):  # fmt: skip
+        assert torch.equal(sampler.grid(model, steps)[1:], other[1:])
 
 
 # --- identities ------------------------------------------------------------------------------------------------
@@ -284,6 +372,10 @@ def test_single_precision_is_kept():
         (lambda: DPMSolver(2, "single"), "singlestep"),
         (lambda: Exponential(method="singlestep", corrector=2), "corrector"),
         (lambda: SASolver(eta=-1.0), "eta"),
+        (lambda: Exponential(corrector=-1), "corrector"),
+        (lambda: Exponential(order=0), "order must be at least 1"),
+        (lambda: DPMSolverPP(3, 0.5, "singlestep"), "2 with eta > 0, 3 with eta = 0"),
+        (lambda: Exponential(order=4, method="singlestep"), "at most 2 with eta > 0, 3 with eta = 0"),
         (lambda: SASolver(noise="brownian"), "noise"),
         (lambda: DPMSolverPP(rule="paper"), "rule"),
     ],

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scoresde import PREDICTIONS, VP, Model, RectifiedFlow, convert
-from scoresde.prediction import weights
-from tests.problems import NAMES, PROCESSES
+from scoresde.prediction import row_at, weights
+from tests.problems import NAMES, PROCESSES, name
 
 processes = st.sampled_from(PROCESSES)
 predictions = st.sampled_from(NAMES)
@@ -109,6 +109,94 @@ def test_limits_at_zero_noise():
         convert(x, x, 0.0, VP(), "x0", "noise")
     with pytest.raises(ValueError, match="undetermined"):
         convert(x, x, 1.0, RectifiedFlow(), "noise", "x0")
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_numbers_and_tensors_of_times_have_the_same_weights(process):
+    """In float64 whatever the times are in, at both ends as inside; where there are none, both say so."""
+    times = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64) * process.t_max
+    for source in NAMES:
+        for target in (*NAMES, (0.3, -0.7)):
+            for t in times:
+                try:
+                    numbers = weights(process, float(t), source, target)
+                except ValueError:
+                    with pytest.raises(ValueError, match="undetermined"):
+                        weights(process, t[None], source, target)
+                    continue
+                assert all(isinstance(c, float) for c in numbers)
+                for dtype in (torch.float32, torch.float64) if t in (0.0, process.t_max) else (torch.float64,):
+                    tensors = weights(process, t.to(dtype)[None], source, target)
+                    assert all(c.dtype == torch.float64 and c.shape == (1,) for c in tensors)
+                    assert torch.cat(tensors).tolist() == pytest.approx(numbers, rel=1e-12, abs=1e-200)
+
+
+def test_at_pure_noise_noise_says_what_the_state_does():
+    """x = ε there: noise and score are multiples of each other, and v = −x₀ is not determined by them."""
+    for t in (1.0, torch.tensor([1.0, 1.0])):
+        u, w = weights(RectifiedFlow(), t, "score", "noise")
+        assert float(torch.as_tensor(u).sum()) == 0.0 and (torch.as_tensor(w) == -1.0).all()
+        assert (torch.as_tensor(weights(RectifiedFlow(), t, "noise", "score")[1]) == -1.0).all()
+        u, w = (float(torch.as_tensor(c).mean()) for c in weights(RectifiedFlow(), t, lambda p, t: (0.0, 4.0), "noise"))
+        assert (u, w) == (0.0, 0.25)
+        for target in ("x0", "v", (1.0, 1.0)):
+            with pytest.raises(ValueError, match="infinite or undetermined by noise at t = 1 of"):
+                weights(RectifiedFlow(), t, "noise", target)
+
+
+def test_what_is_undetermined_is_named_with_its_first_time():
+    def state(process, t):  # x_t itself, which says nothing of its parts
+        return process.alpha(t), process.sigma(t)
+
+    for t in (0.25, torch.tensor([0.25, 0.5]), torch.tensor(0.25)):
+        with pytest.raises(ValueError, match=r"x0 is infinite or undetermined by the prediction at t = 0\.25 of VP\("):
+            weights(VP(), t, state, "x0")
+        with pytest.raises(ValueError, match="undetermined"):  # as is what predicts nothing
+            weights(VP(), t, lambda process, t: (0.0, 0.0), "x0")
+        assert float(torch.as_tensor(weights(VP(), t, "x0", state)[0]).mean()) == 1.0
+    with pytest.raises(ValueError, match="what this step needs is infinite or undetermined by x0 at t = 0 of"):
+        weights(VP(), torch.tensor([0.5, 0.0]), "x0", (0.0, 1.0))
+    with pytest.raises(ValueError, match=r"at t = 0 of .*keep t inside \(9\.99\S*e-06, 1\), or predict 'v'"):
+        weights(VP(), 0.0, "x0", "noise")
+
+
+@pytest.mark.parametrize("pair", [(1.0, 0.0, 0.0), (1.0,), [1.0, 0.0], 1.0])
+def test_a_row_is_a_pair(pair):
+    for t in (0.5, torch.tensor([0.5])):
+        with pytest.raises(TypeError, match=r"prediction must return a row \(a, b\)"):
+            weights(VP(), t, lambda process, t: pair, "x0")
+
+
+def test_wrong_input_is_named():
+    x = torch.ones(2, 3)
+    for wrong, error, match in (
+        ({"y": x[:1]}, ValueError, "y must have the shape of x"), ({"y": x / 0}, ValueError, "y must be finite"),
+        ({"x": x / 0}, ValueError, "x must be finite"), ({"x": x.long()}, TypeError, "x must have a floating dtype"),
+        ({"y": x.long()}, TypeError, "y must have a floating dtype"), ({"t": 1.5}, ValueError, "t must lie in"),
+        ({"t": torch.full((3,), 0.5)}, ValueError, "t must have shape"), ({"process": VP}, TypeError, "process must"),
+        ({"source": "eps"}, ValueError, "unknown source 'eps'"), ({"target": "eps"}, ValueError, "unknown target"),
+        ({"source": 3}, TypeError, "source must be a name or a function"), ({"target": None}, TypeError, "target must"),
+        ({"y": x * 1e38, "source": "score", "t": 0.9, "x": 1e38 * x}, ValueError, "in torch.float32 is not finite"),
+    ):  # fmt: skip
+        given = {"y": x, "x": x, "t": 0.5, "process": VP(), "source": "noise", "target": "x0"} | wrong
+        with pytest.raises(error, match=match):
+            convert(**given)
+
+
+def test_rows_of_built_in_processes_are_computed_once(monkeypatch):
+    calls = []
+
+    def counted(process, t):
+        calls.append(t)
+        return 1.0, 0.5
+
+    monkeypatch.setitem(PREDICTIONS, "counted", counted)
+    process = VP()
+    assert [row_at("counted", process, t) for t in (0.3, 0.3, 0.4)] == [(1.0, 0.5)] * 3 and len(calls) == 2
+    assert calls[0].dtype == torch.float64
+    assert [row_at(counted, process, 0.3) for _ in range(2)] == [(1.0, 0.5)] * 2 and len(calls) == 4  # anybody's
+    monkeypatch.setitem(PREDICTIONS, "counted", lambda process, t: (0.0, 2.0))
+    assert row_at("counted", process, 0.3) == (0.0, 2.0)
 
 
 @given(processes, predictions, predictions, interior)

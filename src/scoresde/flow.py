@@ -65,7 +65,7 @@ def data_scale(model: Model) -> float:
 
 @_checks.on_host
 def _scale(*moments: Any) -> float:
-    mean, second = (torch.as_tensor(m, device="cpu").double() for m in moments)
+    mean, second = (torch.as_tensor(m, dtype=torch.float64, device="cpu") for m in moments)
     if is_covariance(mean, second):
         return float((second.square().sum() / second.trace()).sqrt())
     variance = second.square()
@@ -85,7 +85,7 @@ def places(process: Process, steps: int, scale: float, start: float | None = Non
     """
     first = place(ratio(process, process.t_max if start is None else start), scale)
     least, end = (place(ratio(process, t), scale) for t in (process.t_min, 0.0))
-    if steps > 1 and end == 0.0 and first / steps < least < first:
+    if end == 0.0 and first / steps < least < first:
         return [*np.linspace(first, least, steps).tolist(), 0.0]
     return np.linspace(first, end, steps + 1).tolist()
 
@@ -134,7 +134,7 @@ class Frame:
         if model.moments is None:
             return Frame(0.0, 1.0, None, 1.0)
         shape, dim, scale = x.shape[1:], math.prod(x.shape[1:]), data_scale(model)
-        mean, second = (torch.as_tensor(m, device="cpu").double() for m in model.moments)
+        mean, second = (torch.as_tensor(m, dtype=torch.float64, device="cpu") for m in model.moments)
         full = is_covariance(mean, second)
         if not _broadcasts(mean, shape) and mean.numel() != dim:
             raise ValueError(

@@ -88,7 +88,7 @@ class Stepper(Sampler):
             return 1 / (1 + (front / rho) ** (1 / power)) if (rho := ratio(process, t)) else 0.0
 
         first, least, last = place(process.t_max), place(process.t_min), place(0.0)
-        if steps > 1 and last == 0.0 and first / steps < least < first:
+        if last == 0.0 and first / steps < least < first:
             where = [*np.linspace(first, least, steps), 0.0]
         else:
             where = np.linspace(first, last, steps + 1)
@@ -143,7 +143,7 @@ class Stepper(Sampler):
             return level / process.at("sigma", t), alpha, "x0"
         rho = ratio(process, t)
         far = math.hypot(spread, rho)
-        q = alpha * rho * spread / (spread + far) if sigma == 0.0 else (level * far - alpha * spread**2) / rho
+        q = alpha * rho * spread / (spread + far) if sigma == 0.0 else sigma * far / rho
         if self.prediction == "noise":
             return alpha / here, q - alpha * rho, "noise"
         return q / (here * rho), alpha - q / rho, "x0"
