@@ -31,7 +31,7 @@ def test_log_prob_does_not_depend_on_the_prediction(prediction):
     assert torch.allclose(one, two, atol=1e-6)
 
 
-@pytest.mark.parametrize("process", [VP(), VE(), RectifiedFlow()], ids=name)
+@pytest.mark.parametrize("process", [VE(), RectifiedFlow()], ids=name)
 @pytest.mark.parametrize("solver", [ODE("dopri5", 1e-7, 1e-7), ODE("rk4"), Adams(2), Adams(3)], ids=repr)
 def test_solvers_agree(solver, process):
     target, x = mixture(), mixture().sample(50, torch.Generator().manual_seed(2))
@@ -107,12 +107,11 @@ def test_any_models_density_integrates_to_one_in_two_dimensions(process):
 
 @pytest.mark.parametrize("steps", [40, 100])
 def test_a_sample_does_not_depend_on_its_batch(steps):
-    model, x = mixture().model(VP()), mixture().sample(12)
+    model, x = mixture().model(VP()), mixture().sample(5)
     whole, hard = (log_prob(model, y, steps).value for y in (x, torch.cat([x, 3 * x])))
-    alone = torch.cat([log_prob(model, x[i : i + 1], steps).value for i in range(12)])
-    assert ((whole - alone).abs() < 1e-12 * whole.abs()).all() and (
-        (hard[:12] - alone).abs() < 1e-12 * alone.abs()
-    ).all()
+    alone = torch.cat([log_prob(model, x[i : i + 1], steps).value for i in range(5)])
+    assert ((whole - alone).abs() < 1e-12 * whole.abs()).all()
+    assert ((hard[:5] - alone).abs() < 1e-12 * alone.abs()).all()
 
 
 def test_the_divergence_in_pieces_is_the_same():
