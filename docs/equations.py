@@ -12,9 +12,9 @@ INDEX = re.compile(rf"({BASE})_(?:{GROUP}|({WORD}))")
 POWER = re.compile(rf"\^(?:{GROUP}|\(([^()]*)\)|([−+]?{WORD}))")
 
 
-def html(text: str) -> str:
-    """Text that is escaped, with x_t, x_{t+1}, e^{−h} and u^k as indices and exponents."""
-    text = INDEX.sub(lambda m: f"{m[1]}<sub>{html(m[2] or m[3])}</sub>", text)
+def html(text: str, names: tuple[str, ...] = ()) -> str:
+    """Escaped text, with x_t, x_{t+1}, e^{−h} and u^k as indices and exponents; `names` are left as they are."""
+    text = INDEX.sub(lambda m: m[0] if m[0] in names else f"{m[1]}<sub>{html(m[2] or m[3])}</sub>", text)
     return POWER.sub(lambda m: f"<sup>{html(m[1] or m[2] or m[3])}</sup>", text)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import inspect
 import re
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,10 @@ PAGES = {
     "grids": ("scoresde.samplers.grids", "Grids of times", (
         "graded", "uniform", "logsnr", "karras", "quadratic", "leading", "trailing",
     )),
-    "likelihood": ("scoresde", "Likelihood", ("log_prob", "elbo", "vlb", "bits_per_dim", "fit_dequantizer")),
+    "likelihood": ("scoresde.likelihood", "Likelihood", (
+        "log_prob", "LogProb", "elbo", "Elbo", "vlb", "Vlb", "bits_per_dim", "BitsPerDim", "fit_dequantizer", "Uniform",
+        "TruncatedNormal", "Variational",
+    )),
     "guidance": ("scoresde.guidance", "Guidance", None),
     "training": ("scoresde.training", "Training", None),
     "targets": ("scoresde.targets", "Targets", None),
@@ -34,7 +39,18 @@ PAGES = {
     "data": ("scoresde.data", "Data", None),
     "scaling": ("scoresde.scaling", "Scaling", ("Scaling",)),
     "testing": ("scoresde.testing", "Testing", None),
+    "strategies": ("scoresde.testing.strategies", "Strategies", (
+        "processes", "times", "predictions", "states", "mixtures", "grids",
+    )),
+    "runs": ("scoresde.runs", "Runs", ("train", "sample", "likelihood")),
+    "compare": ("scoresde.compare", "Comparisons", None),
 }  # fmt: skip
+
+WIDTH = 80
+"""Of a signature on one line."""
+
+ARGUMENTS = ("t_max", "t_min")
+"""Names of attributes that look like formulas."""
 
 SECTIONS = ("Args", "Returns", "Raises", "Example", "Reference", "References")
 
@@ -74,18 +90,30 @@ def properties() -> str:
 
 def entry(path: str, thing: Any) -> str:
     """A name with its signature, what its docstring says, and what its public methods do."""
-    name = path.rpartition(".")[2]
+    module, _, name = path.rpartition(".")
     text = inspect.getdoc(thing) if inspect.isclass(thing) or callable(thing) else None
     if text is None:
-        return f"## {name}\n\n```python\n{path} = {shown(thing)}\n```"
+        return "\n\n".join([f"## {name}", f"```python\n{path} = {shown(thing)}\n```", escaped(below(module, name))])
     lines = [f"## {name}", f"```python\n{path}{signature(thing)}\n```", body(text, arguments(thing))]
     if inspect.isclass(thing):
         for key, member in vars(thing).items():
             if key.startswith("_") or not documented(member) or not (said := inspect.cleandoc(member.__doc__ or "")):
                 continue
             call = signature(member) if callable(member) else ""
-            lines += [f"`.{key}{call}`", body(said, arguments(member))]
+            lines += [f"### {key}", f"```python\n{name}.{key}{call}\n```", body(said, arguments(member))]
     return "\n\n".join(lines)
+
+
+def below(module: str, name: str) -> str:
+    """What is written below a table, in the file that makes it."""
+    home = Path(import_module(module).__file__ or "")
+    for path in sorted(home.parent.rglob("*.py")) if home.name == "__init__.py" else [home]:
+        for one, two in pairwise(ast.parse(path.read_text(encoding="utf-8")).body):
+            made = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
+            named = any(isinstance(target, ast.Name) and target.id == name for target in made)
+            if named and isinstance(two, ast.Expr) and isinstance(two.value, ast.Constant):
+                return " ".join(inspect.cleandoc(str(two.value.value)).split())
+    return ""
 
 
 def documented(member: Any) -> bool:
@@ -97,7 +125,7 @@ def documented(member: Any) -> bool:
 
 
 def shown(thing: Any) -> str:
-    return "{" + ", ".join(map(repr, thing)) + "}" if isinstance(thing, dict) else repr(thing)
+    return "{" + ", ".join(f"{key!r}: ..." for key in thing) + "}" if isinstance(thing, dict) else repr(thing)
 
 
 def signature(thing: Any) -> str:
@@ -106,9 +134,25 @@ def signature(thing: Any) -> str:
         found = inspect.signature(thing)
     except (TypeError, ValueError):
         return ""
-    kept = [p.replace(annotation=Bare.of(p.annotation)) for p in found.parameters.values() if p.name != "self"]
+    kept = [plain(p) for p in found.parameters.values() if p.name != "self"]
     returned = found.empty if inspect.isclass(thing) else Bare.of(found.return_annotation)
-    return str(found.replace(parameters=kept, return_annotation=returned))
+    text = str(found.replace(parameters=kept, return_annotation=returned))
+    if len(text) <= WIDTH:
+        return text
+    rows, before = [], None
+    for p in kept:
+        if p.kind is p.KEYWORD_ONLY and before not in (p.KEYWORD_ONLY, p.VAR_POSITIONAL):
+            rows.append("*")
+        rows.append(str(p))
+        before = p.kind
+    end = text[text.rindex(") -> ") :] if " -> " in text else ")"
+    return "(\n" + "".join(f"    {row},\n" for row in rows) + end
+
+
+def plain(p: inspect.Parameter) -> inspect.Parameter:
+    """An argument with its annotation unquoted, and no long default."""
+    default = p.default if p.default is p.empty or len(repr(p.default)) <= 40 else Bare("...")
+    return p.replace(annotation=Bare.of(p.annotation), default=default)
 
 
 class Bare(str):
@@ -169,6 +213,7 @@ def escaped(text: str) -> str:
     """Text whose stars and brackets are no Markdown, and whose formulas are set, outside of code."""
     pieces = re.split(r"(`[^`]*`)", text)
     for i, piece in enumerate(pieces[::2]):
-        pieces[2 * i] = re.sub(r"([*\[\]_|])", r"\\\1", equations.html(html.escape(piece, quote=False)))
+        pieces[2 * i] = re.sub(r"([*\[\]_|])", r"\\\1", equations.html(html.escape(piece, quote=False), ARGUMENTS))
     cited = r'<a href="../theory.html#eq-\2">theory, \1</a>'
-    return re.sub(r"docs/theory, (eq\. (\d+)(?:-\d+)?)", cited, "".join(pieces))
+    text = re.sub(r"docs/theory, (eq\. (\d+)(?:-\d+)?)", cited, "".join(pieces))
+    return re.sub(r"(?<![\w.])(\d{4}\.\d{5})(?![\w.]*\d)", r'<a href="https://arxiv.org/abs/\1">\1</a>', text)

@@ -87,6 +87,16 @@ def test_links_lead_somewhere():
                 assert (path.parent / link).exists(), (path, link)
 
 
+def test_files_that_pages_name_exist():
+    seen = 0
+    for path in PAGES:
+        for name in re.findall(r"`((?:src|tests|experiments|docs)/[\w/.*]+\.\w+)(?:::\w+)?`", path.read_text()):
+            assert "NAME" in name or list(ROOT.glob(name)), (path, name)
+            seen += 1
+        assert not re.search(r"^(?:TABLE|TODO)\b", path.read_text(), re.M), path
+    assert seen > 10
+
+
 def test_the_layout_is_the_trees():
     assert (DOCS / "layout.md").read_text() == layout.page(), "write: python docs/layout.py > docs/layout.md"
     named = {name for _, names in (*layout.LAYERS, layout.LEAVES) for name in names}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scoresde import EDM, ddpm, sample
+from scoresde import EDM, Model, ddpm, grids, networks, sample
 from scoresde.samplers import DDIM, DDPM, DPMSolverPP, Heun, UniPC
 from tests.problems import mixture
 
@@ -101,6 +101,29 @@ def test_ddpm(schedulers, ours, name, dtype):
         model, x=x, sampler=DDPM(ours), grid=chain_times(scheduler), generator=torch.Generator().manual_seed(1)
     )
     assert_same(mine, their)
+
+
+RECIPES = {
+    # of docs/migration.md: theirs, and its options; ours, and the grid
+    "DDIM": ("DDIMScheduler", {"clip_sample": False}, DDIM(), grids.leading),
+    "DPM-Solver++": (
+        "DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, DPMSolverPP(2, rule="published"), grids.trailing,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_recipes_of_migration(schedulers, recipe):
+    """As the page writes them, with a network that is told the index, and every other setting as it comes."""
+    name, options, sampler, grid = recipe
+    scheduler, process = getattr(schedulers, name)(beta_schedule="linear", **options), ddpm(1000, "linear")
+    net = lambda x, k: 0.3 * x + 0.2 * torch.sin(x + k[:, None] / 200)  # noqa: E731
+    model = Model(networks.Adapter(net, process, time="index"), process, "noise")
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    scheduler.set_timesteps(20)
+    their = theirs(scheduler, net, x, lambda i, t: torch.full((8,), float(t)))
+    mine = sample(model, None, sampler, 20, grid, x=x)
+    assert (mine - their).abs().max() < 1e-5 * their.abs().max()  # the samples are 60 in size
 
 
 GRIDS = {"linspace": {}, "trailing": {"timestep_spacing": "trailing"}, "karras": {"use_karras_sigmas": True}}

@@ -12,19 +12,43 @@ import pytest
 
 from tests.docs import reference
 
-MODULES = ("", ".samplers", ".guidance", ".training", ".targets", ".networks", ".metrics", ".data", ".testing")
+MODULES = (
+    "",
+    ".samplers",
+    ".likelihood",
+    ".guidance",
+    ".training",
+    ".targets",
+    ".networks",
+    ".metrics",
+    ".data",
+    ".testing",
+)
 
 NO_EXAMPLE = {
     "scoresde.metrics.inception_features": "needs weights that do not come with the package",
-}
+    "scoresde.runs.train": "a command", "scoresde.runs.sample": "a command", "scoresde.runs.likelihood": "a command",
+    "scoresde.compare.compare": "a command", "scoresde.compare.Row": "what it returns",
+    "scoresde.likelihood.LogProb": "what log_prob returns", "scoresde.likelihood.Elbo": "what elbo returns",
+    "scoresde.likelihood.Vlb": "what vlb returns", "scoresde.likelihood.BitsPerDim": "what bits_per_dim returns",
+    "scoresde.likelihood.Variational": "what fit_dequantizer returns",
+}  # fmt: skip
 """Besides the results of scoresde.testing, which the examples of its functions show."""
 
 NO_ERRORS = {
+    "scoresde.runs.train": "a command, whose refusals are one line",
+    "scoresde.runs.sample": "as train",
+    "scoresde.runs.likelihood": "as train",
+    "scoresde.compare.compare": "as train",
     "scoresde.training.Integrand": "takes any function; the loss that uses it checks what it returns",
 }
 """Of what is called with arguments; a class whose constructor checks nothing needs no place here."""
 
 OWN = {
+    "scoresde.likelihood": ("BitsPerDim", "Elbo", "LogProb", "Vlb"),
+    "scoresde.testing.strategies": ("processes", "times", "predictions", "states", "mixtures", "grids"),
+    "scoresde.runs": ("train", "sample", "likelihood"),
+    "scoresde.compare": ("compare", "Row"),
     "scoresde": ("Model", "Count", "Dynamics", "distribution", "round_trip"),
     "scoresde.samplers": ("Sampler", "Unfinished", "sample_shards"),
     "scoresde.samplers.grids": ("uniform",),

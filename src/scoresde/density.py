@@ -44,13 +44,18 @@ ROUNDS = 3
 class LogProb:
     """Log-densities of B samples in nats, and what is known of their errors.
 
-    value: log p(x), (B,). standard_error: (B,), of the trace estimate; 0 where the divergence is exact, infinite
-    where one probe leaves it unknown. error: (B,), estimated error of the solver and of the stretch below t_min, and
-    converged: (B,), whether they are within the tolerance; to `error` is added what the model's score at t_max says of
-    third order beside a prior of the moments. nfe: calls of the network along all paths, the mean over the samples,
-    and divergences: those of them that took the divergence. latent: x_T, as x. prior: which was used, "moments",
-    "model" or "standard", and prior_gap: (B,), how much it is above log N(x_T; 0, α² + σ²). truncation: (B,), what
-    the stretch below t_min, where no network is asked, contributes.
+    Args:
+        value: log p(x), (B,).
+        standard_error: (B,), of the trace estimate; 0 where the divergence is exact, infinite where one probe leaves it
+            unknown.
+        error: (B,), estimated error of the solver and of the stretch below t_min; to it is added what the model's score
+            at t_max says of third order beside a prior of the moments.
+        nfe: calls of the network along all paths, the mean over the samples. divergences: those of them that took the
+            divergence. probes: vectors of its estimate.
+        latent: x_T, as x. converged: (B,), whether the errors are within the tolerance.
+        prior: which was used, "moments", "model" or "standard". prior_gap: (B,), how much it is above
+            log N(x_T; 0, α² + σ²).
+        truncation: (B,), what the stretch below t_min, where no network is asked, contributes.
     """
 
     value: Tensor

@@ -16,10 +16,12 @@ from scoresde.metrics import METRICS, Estimate, Metric
 class Row:
     """A cell of the grid, measured.
 
-    process, prediction, sampler: as one writes them, such as "VP(beta_max=15)", "v", "DPMSolverPP(3)". steps: asked
-    for. nfe: calls of the network, counted. seconds: of the sampling. quality: metric → its estimate, with standard
-    error, and the floor with its deviation over splits of real samples; "flow_error" only of deterministic samplers.
-    bits_per_dim, bits_error: of the model on held-out data, and the standard error; None where it was not asked.
+    Args:
+        process, prediction, sampler: as one writes them, such as "VP(beta_max=15)", "v", "DPMSolverPP(3)".
+        steps: asked for. nfe: calls of the network, counted. seconds: of the sampling.
+        quality: metric → its estimate, with standard error, and the floor with its deviation over splits of real
+            samples; "flow_error" only of deterministic samplers.
+        bits_per_dim, bits_error: of the model on held-out data, and the standard error; None where it was not asked.
     """
 
     process: str

@@ -132,9 +132,11 @@ def bits_per_dim(
 class BitsPerDim:
     """The answer of `bits_per_dim`.
 
-    each: (B,). value: their mean. standard_error: of that mean, over x as a sample of the data (the draws' chance is
-    part of it). nfe: calls of the network for one sample, all draws. each_error: (B,), the standard error of `each`
-    by its K draws alone, infinite for K = 1. dequantizer: the law that was used.
+    Args:
+        each: (B,), bits a dimension. value: their mean. standard_error: of that mean, over x as a sample of the data
+            (the draws' chance is part of it).
+        nfe: calls of the network for one sample, all draws. each_error: (B,), the standard error of `each` by its K
+            draws alone, infinite for K = 1. dequantizer: the law that was used.
     """
 
     each: Tensor

@@ -30,8 +30,10 @@ NODES = 64
 class Vlb(Elbo):
     """The answer of `vlb`: an `Elbo` whose value is a lower bound on log P(x), the probability of the levels.
 
-    value = −(prior + diffusion + decoder), nats, (B,) each: L_T, the sum of all L_{t−1}, and L_0. steps: each L_{t−1},
-    (B, T − 1) from the data's side, where all were computed, else None. bits_per_dim: −value/(D log 2), (B,).
+    Args:
+        value: −(prior + diffusion + decoder), nats, (B,). standard_error, degrees, nfe: as of `Elbo`.
+        prior, diffusion, decoder: (B,) nats: L_T, the sum of all L_{t−1}, and L_0. steps: each L_{t−1}, (B, T − 1) from
+            the data's side, where all were computed, else None. bits_per_dim: −value/(D log 2), (B,).
     """
 
     prior: Tensor

@@ -36,8 +36,9 @@ DEFENSIVE = 0.2
 class Elbo:
     """The answer of `elbo`: one entry of each field for one sample, (B,), and nfe.
 
-    value: a lower bound on log p(x), in nats. standard_error: of its estimate. degrees: of freedom that the standard
-    error has, which few times or heavy tails make few. nfe: calls of the network for each sample.
+    Args:
+        value: a lower bound on log p(x), in nats. standard_error: of its estimate. degrees: of freedom that the
+            standard error has, which few times or heavy tails make few. nfe: calls of the network for each sample.
     """
 
     value: Tensor

@@ -47,6 +47,14 @@ class Dequantizer(ABC):
 class Uniform(Dequantizer):
     """Every place in the bin alike: right for a model that was trained on uniformly dequantized data.
 
+    Example:
+        >>> import torch
+        >>> from scoresde import VP, bits_per_dim, targets
+        >>> even = lambda model, x, **_: torch.full((len(x),), -0.6931)  # log ½ on [−1, 1]: all levels alike
+        >>> x = torch.tensor([[0], [3]])
+        >>> round(bits_per_dim(targets.Gaussian([0.0], 1.0).model(VP()), x, 4, Uniform(), density=even).value, 3)
+        2.0
+
     Reference: Theis et al. (2016), arXiv 1511.01844, sec. 3.1.
     """
 
@@ -62,6 +70,8 @@ class TruncatedNormal(Dequantizer):
 
     Args:
         scale: the standard deviation, in widths of the narrowest bin. noise: in the same unit; None: `scale`.
+    Raises:
+        ValueError: a scale that is not above zero, a negative noise.
 
     Example:
         >>> import torch
