@@ -107,7 +107,8 @@ RECIPES = {
     # of docs/migration.md: theirs, and its options; ours, and the grid
     "DDIM": ("DDIMScheduler", {"clip_sample": False}, DDIM(), grids.leading),
     "DPM-Solver++": (
-        "DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, DPMSolverPP(2, rule="published"), grids.trailing,
+        "DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"},
+        DPMSolverPP(2, rule="published"), grids.trailing,
     ),
 }  # fmt: skip
 
