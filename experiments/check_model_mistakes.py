@@ -166,12 +166,12 @@ def mistakes(x: Tensor, steps: int, seed: int = 0) -> Iterator[Case]:
     velocity = bare(learn(flow, "velocity"))
     yield Case("velocity, declared as v", replace(velocity, prediction="v"), x, ("predicts velocity, not v.",))
     other = replace(velocity, net=Told(velocity.net, lambda t: 1 - t, -1))  # t = 0 is noise, and x₀ − ε is learned
-    yield Case("flow from noise to data", other, x, ("minus the velocity", "from noise to data"))
+    yield Case("flow from noise to data", other, x, ("minus velocity", "from noise to data"))
 
     shape = tuple(x.shape[1:])
     edm = trained(Preconditioned(MLP(shape, WIDTH, 2), EDM(), 0.7), EDM(), "x0", x, steps)
     score = trained(Preconditioned(MLP(shape, WIDTH, 2), VE(), 0.7, PREDICTIONS["score"]), VE(), "score", x, steps)
-    yield Case("σ wanted, VE's t told", replace(edm, process=VE()), x, ("takes σ", "process.sigma(t)"))
+    yield Case("σ wanted, VE's t told", replace(edm, process=VE()), x, ("takes σ", 'time="sigma"'))
     yield Case("score, declared as noise", replace(score, prediction="noise"), x, ("predicts score, not noise.",))
     small = trained(Told(Foreign(dim)), vp, "v", unit, steps)
     yield Case("x in [−1, 1], [0, 1] wanted", small, x, ("another scale", "x = (x + 1) / 2"))
@@ -230,7 +230,9 @@ def healthy(steps: int, seed: int = 0, every: int = 1) -> Iterator[Case]:
 
 def shown(verdict: str) -> str:
     """The first sentence of a verdict."""
-    short = verdict.removeprefix("the network is not what is declared: ").split(". Read so")[0].split(", and no ")[0]
+    short = verdict.removeprefix("the network is not what is declared: ")
+    short = short.removeprefix("x are not what the network was trained on: ")
+    short = short.split(". Read so")[0].split(", and no ")[0]
     return textwrap.shorten(short, 100, placeholder=" …")
 
 

@@ -43,7 +43,7 @@ CHECKS = {
     "check_prediction": (check_prediction, {"prediction": ("v", PREDICTION), "processes": MANY}),
     "check_sampler": (partial(check_sampler), {
         "sampler": (samplers.DDIM(), part(samplers.DDIM, functions=True)), "order": ORDER, "kind": ("strong", KIND),
-        **CERTIFYING,
+        "processes": MANY, **CERTIFYING,
     }),
     "check_dynamics": (check_dynamics, {
         "dynamics": (Reverse(MODEL), part(MODEL, Reverse)), "t0": (0.9, number()), "t1": (0.5, number()),
@@ -52,6 +52,7 @@ CHECKS = {
     "check_guidance": (check_guidance, {
         "guide": (guidance.classifier_free, function()), "neutral": (1.0, number(none=True)),
         "classes": (classes(), part(TARGET)), "samples": (2, count(2)),
+        "toward": (0, part([0.5], 2, -1, [0, 1, 0], none=True)), "exact": (None, part(none=True, functions=True)),
     }),
     "check_likelihood": (check_likelihood, {
         "function": (log_prob, function()), "tolerance": (1e-3, POSITIVE), "processes": MANY,
@@ -75,7 +76,9 @@ CALLS = {
         "grid": (None, GRID), "shape": ((2,), shape(none=True)), "samples": (50, count(50)),
         "many": (8, count(3, none=True)), "generator": (None, generator()),
     }),
-    "strategies.times": (strategies.times, {"process": (VP(), PROCESS), "size": (3, count(0, none=True))}),
+    "strategies.times": (strategies.times, {
+        "process": (VP(), PROCESS), "size": (3, count(0, none=True)), "dtype": (torch.float32, part(torch.int64)),
+    }),
     "strategies.states": (strategies.states, {
         "shape": ((3, 2), shape(none=True)), "dtype": (torch.float32, part(torch.int64, none=True)),
         "bound": (1.0, POSITIVE),

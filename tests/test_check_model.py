@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def exact(process, prediction, time=lambda t: t, sign=1, scale=1.0, shift=0.0):
         (exact(EDM(), "v"), VE(), "takes σ for the time"),
         (exact(VE(), "v"), EDM(), "was trained on VE(), not on EDM()"),
         (exact(RectifiedFlow(), "v"), VP(), "was trained on RectifiedFlow(), not on VP()"),
-        (exact(VP(), "v", sign=-1), VP(), "it predicts minus the v, not v"),
+        (exact(VP(), "v", sign=-1), VP(), "it predicts minus v, not v"),
         (exact(VP(), "v", scale=2.0, shift=-1.0), VP(), "x = 2 * x - 1"),
         (exact(VP(), "v", scale=0.5, shift=0.5), VP(), "x = (x + 1) / 2"),
         (exact(VP(), "v", lambda t: 1 - t, scale=2.0, shift=-1.0), VP(), "from noise to data"),
@@ -173,10 +174,120 @@ def test_conditions_go_with_their_samples():
     model = Model(_Labelled(), VP(), "v")
     check_model(model, x, label=label)
     assert "predicts v, not noise" in said(replace(model, prediction="noise"), x, label=label)
-    assert "does not remove noise" in said(model, x, label=label[torch.randperm(200)])
+    for wrong in (1 - label, label[torch.randperm(200)]):
+        assert "Check that each row of label belongs" in said(model, x, label=wrong)
     assert "write model.given" in said(model, x)
+    assert "boolean" in said(Model(lambda x, t, label: x * bool(x), VP()), x, label=label).lower()  # it cannot answer
     with pytest.raises(ValueError, match="check_model\\(model, x, label=label\\)"):
         check_model(model.given(label=label), x)
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+@pytest.mark.parametrize("factor", [2.0, 0.5, -2.0, 3.0])
+def test_a_factor_of_the_output_is_named(process, factor):
+    for prediction in ("v", "noise", "x0"):
+        model = mixture().model(process, prediction)
+        verdict = said(model.wrap(lambda model, x, t: factor * model(x, t)), data(), 128)
+        shown = float(verdict.split("predicts ")[1].split(" times")[0])
+        assert shown == pytest.approx(factor, rel=0.1) and f"net(x, t, **cond) / {shown:.2g}" in verdict  # 128 draws
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_a_little_less_or_more_than_declared_is_no_mistake(factor):
+    """As of networks that learned little."""
+    model = mixture().model(VP(), "v")
+    assert said(replace(model, net=lambda x, t: factor * model.net(x, t)), data()) == ""
+
+
+def narrow():
+    """Exact, and with the moments of its data, of deviation 0.4 or so; and such data."""
+    target = mixture()
+    target = targets.GaussianMixture(target.weights, 0.3 * target.means + 0.1, 0.09 * target.covariances)
+    x = target.sample(256, torch.Generator().manual_seed(0))
+    return replace(target.model(VP(), "v"), moments=(x.mean(0), x.std(0))), x
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(3.0, 0.0), (1.0, 2.0), (7.0, -3.0), (0.1, 0.0)])
+def test_the_scale_of_the_models_moments_is_named(scale, shift):
+    model, x = narrow()
+    assert said(model, x) == ""
+    verdict = said(model, scale * x + shift)
+    assert verdict.startswith("x are not what the network was trained on: it wants data of another scale")
+    mended = eval(verdict.split("Write x = ")[1].split(";")[0], {"x": scale * x + shift})
+    assert float((mended - x).abs().max()) < 1e-2  # four digits are written
+
+
+def test_data_far_from_the_models_moments_are_named_where_no_scale_serves():
+    model, x = narrow()
+    verdict = said(model, x * torch.tensor([1.0, 30.0]))
+    assert "x have mean" in verdict and "model.moments" in verdict and "untrained" not in verdict
+
+
+def test_moments_that_are_wrong_accuse_nobody():
+    model, x = narrow()
+    for moments in ((0.0, 1.0), (5.0, 0.01), (torch.zeros(3), torch.ones(3))):
+        assert said(replace(model, moments=moments), x) == ""
+
+
+def test_a_network_of_standardised_columns_is_told_raw_ones():
+    """The process reaches only some of the levels, and at those the network fails."""
+    z, stretch = data(), torch.tensor([1.0, 100.0])
+    model = replace(mixture().model(VP(), "v"), moments=None)
+    verdict = said(model, z * stretch)
+    assert "does not remove noise" in verdict and "columns of x have deviations from 1." in verdict
+    verdict = said(model, z * stretch**2)
+    assert "the noise of VP goes from" in verdict and "to 152, σ/α" in verdict
+
+
+@pytest.mark.parametrize("scale", [0.003, 10.0, 300.0, 3000.0])
+def test_data_large_or_small_are_no_mistake_of_a_network_that_knows_them(scale):
+    """Although VP's noise reaches few of the levels at which it could be judged, or none."""
+    target = mixture()
+    target = targets.GaussianMixture(target.weights, scale * target.means, scale**2 * target.covariances)
+    for process in (VP(), VE(), RectifiedFlow()):
+        assert said(target.model(process, "v"), target.sample(256, torch.Generator().manual_seed(0))) == ""
+
+
+def test_batch_norms_in_training_do_not_ignore_t():
+    """t is the same in all of the batch, so they remove it."""
+
+    class Normed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.net, self.steady = nn.BatchNorm1d(3), nn.Linear(3, 2), nn.LayerNorm(2)
+
+        def forward(self, x, t):
+            return self.steady(self.net(self.norm(torch.cat([x, t[:, None]], 1))))
+
+    net = Normed()
+    verdict = said(Model(net, VP()), data(16).float())
+    assert verdict.endswith("depends on the batch around it; call net.eval() (in training mode: BatchNorm1d)")
+    net.norm.eval()
+    assert said(Model(net, VP()), data(16).float()) == ""
+
+
+def test_layers_are_named_and_not_what_holds_them():
+    class DropNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x, t):
+            return self.drop(x * t[:, None])
+
+    assert said(Model(DropNet(), VP()), data(16)).endswith("(in training mode: Dropout)")
+
+
+def test_tuples_are_told_of_the_adapter_which_takes_them():
+    model = mixture().model(VP(), "v")
+    pair: Any = lambda x, t: (model.net(x, t), None)  # noqa: E731
+    assert "networks.Adapter(net, process), which takes tuples" in said(Model(pair, VP(), "v"), data())
+    assert said(Model(networks.Adapter(pair, VP()), VP(), "v"), data()) == ""
+
+
+def test_large_data_do_not_drown_the_time():
+    net = lambda x, t: x + t[:, None]  # noqa: E731
+    assert "ignores t" not in said(Model(net, VP()), 1e7 * torch.randn(8, 2))
 
 
 def test_a_network_that_refuses_t_is_told_what_it_takes():
@@ -198,7 +309,7 @@ def test_guided_models_are_judged_by_behaviour_alone():
     model = mixture().model(VP(), "noise")
     hot = guidance.temperature(model, 0.2)
     assert said(hot, data()) == ""
-    assert "does not remove noise" in said(Model(lambda x, t: 5 * model.net(x, t), VP(), "noise"), data())
+    assert "predicts 5 times noise, not noise" in said(Model(lambda x, t: 5 * model.net(x, t), VP(), "noise"), data())
 
 
 def test_the_network_inside_wrappers_must_hear_the_time():
@@ -217,6 +328,8 @@ def test_wrong_arguments_are_refused():
         (lambda: check_model(model, data(3)), "at least four"),
         (lambda: check_model(model, data(), draws=10), "draws must be at least 32"),
         (lambda: check_model(model, data().long()), "x must"),
+        (lambda: check_model(model, torch.zeros(8, 2)), "x must differ from sample to sample"),
+        (lambda: check_model(model, data()[:1].expand(8, 2)), "x must differ from sample to sample"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             call()

@@ -126,6 +126,7 @@ def test_nothing_is_seen_where_nothing_is_wrong():
     """Adams is exact on Gaussians whose moments are known: what is left is rounding, and nothing is accused."""
     budget = diagnose(gaussian().model(VP()), Adams(), 5, gaussian())
     assert budget.total.value < 1e-12 and budget.culprit == "" and "No error is seen above rounding" in str(budget)
+    assert "%" not in str(budget)
     assert not budget.more_steps_help and not budget.better_network_helps
 
 
@@ -281,6 +282,10 @@ def test_the_table_is_readable():
     assert aligned.both_needed and not aligned.more_steps_help and not aligned.better_network_helps
     assert aligned.verdict.endswith("with the exact score. Both would help: W₂ falls from 1 to 0.1.")
     assert "-100 %" in str(cancelled)
+    parts = tuple(Part(name, value) for name, value in zip(ADVICE, (0.0, -1e-3, 1.0, 0.0)))
+    assert "-0 %" not in str(Budget(parts, *[Part("", 1.0)] * 3, 10, 100, 0, 1.0))
+    with pytest.raises(KeyError, match="no part 'scores'; the parts are 'truncation', 'prior mismatch', 'score error'"):
+        cancelled["scores"]
 
 
 def test_wrong_arguments_are_refused():
@@ -292,6 +297,10 @@ def test_wrong_arguments_are_refused():
         (lambda: diagnose(model, DDIM(), 5, torch.zeros(3, 2)), "target must"),
         (lambda: diagnose(model, DDIM(), 5, target, shape=(3,)), "shape must be of 2 numbers"),
         (lambda: diagnose(model, DDIM(), 5, target, samples=3), "samples must"),
+        (
+            lambda: diagnose(model, DDIM(), 5, targets.Gaussian(torch.zeros(3), 1.0)),
+            "target must be of the model's data",
+        ),
         (lambda: diagnose(model, DDIM(), 5, target, many=3), "many must"),
         (lambda: diagnose(model, DDIM(), 5, target, grid=[0.0, 1.0]), "grid must"),
         (lambda: diagnose(model, DDIM(), 5, target, grid=[2.0, 1.0]), "t must"),

@@ -1,9 +1,11 @@
 """The kit's own machinery: reports, test items, what is refused; and that it changes nothing around it."""
 
 import random
+import re
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from scoresde.testing import (
     properties,
     properties_of,
 )
-from scoresde.testing.kit import WIDTH, Case, Inapplicable, Report, reported, short, stating
+from scoresde.testing.kit import WIDTH, Case, Inapplicable, Report, apart, reported, short, stating
 
 pytest_plugins = ["pytester"]
 
@@ -58,13 +60,40 @@ def test_the_first_example_that_fails_is_the_counter_example():
 
 
 def test_what_a_part_raises_is_a_finding():
-    assert below(100).find(8).what == "raises RuntimeError: seven"
+    what = below(100).find(8).what
+    line = int(re.fullmatch(r"raises RuntimeError: seven \(at test_kit.py:(\d+) in judge\)", what)[1])
+    assert "seven" in Path(__file__).read_text().splitlines()[line - 1]
+    assert "  change  The part itself fails here: call it so." in str(below(100).find(8))
 
     @stating("never", "", proof="", change="", examples=lambda n: 1 / n)
     def judge(n, k):
         return None
 
     assert judge.find(0).what.startswith("raises ZeroDivisionError") and "before the first" in judge.find(0).where
+
+
+def test_advice_about_what_is_raised_and_lines_of_the_package():
+    for raised, shown in ((None, "Count."), ("Call.", "Call.")):
+
+        @stating(
+            "never", "", proof="", change="Count.", raised=raised,
+            examples=lambda n: [("", None)],
+        )  # fmt: skip
+        def judge(n, k):
+            torch.zeros(2) @ torch.zeros(3)
+
+        assert str(judge.find(0)).endswith(f"  change  {shown}") and "(at test_kit.py:" in judge.find(0).what
+
+    row = properties(lambda process, t: [1.0, 2.0], "prediction", processes=[VP()])[0].find()
+    assert "raises TypeError" in row.what and "(at " not in row.what  # refused by the package
+    assert "processes=[VP()], say. A row is a tuple of two" in row.property.raised
+
+
+def test_the_entry_that_differs_most():
+    one = torch.tensor([[1.0, 2.0], [3.0, float("nan")]])
+    other = torch.tensor([[1.0, 2.5], [3.1, float("nan")]])
+    assert apart(one, other) == (1, "2 and 2.5, apart by 0.5")
+    assert apart(torch.tensor([1.0, float("nan")]), torch.ones(2))[0] == 1
 
 
 def test_a_property_says_nothing_while_what_it_needs_fails():
@@ -150,7 +179,7 @@ def test_random_states_are_left_as_they_were():
 
 
 def test_reports_are_the_same_every_time():
-    assert str(examine(Drawing(), "process")).count("prior") and str(examine(VP())) == str(examine(VP()))
+    assert str(examine(VP())) == str(examine(VP()))
 
 
 # --- kinds and items -------------------------------------------------------------------------------------------
@@ -184,6 +213,15 @@ def test_the_kind_is_that_of_the_part():
         (lambda: check_dynamics(Forward(VP()), 1, 1), ValueError, "t0 and t1 must differ"),
         (lambda: check_dynamics(Forward(VP()), 0, 1, law=3), TypeError, "law must be a function"),
         (lambda: check_dynamics(Forward(VP()), 0, 1, law=lambda t: t), TypeError, r"law\(t0\) must be a Target"),
+        (lambda: check_sampler(DDIM(), 1, foo=3), TypeError, "check_sampler, which takes order, kind, .*; got foo"),
+        (lambda: check_sampler(DDIM(), 1, processes=[]), ValueError, "processes must hold at least one"),
+        (lambda: examine(DDIM()), TypeError, "check_sampler, which takes order, kind.*; got missing .*'order'"),
+        (lambda: examine(VP(), foo=1), TypeError, "check_process, which takes none; got .*'foo'"),
+        (lambda: examine(DDIM(), order=1, foo=3), TypeError, "settings must be those of check_sampler"),
+        (lambda: check_guidance(classifier_free, toward=2), ValueError, "toward must be one class, or 6 of them"),
+        (lambda: check_guidance(classifier_free, toward=[0, 1]), ValueError, "toward must be one class"),
+        (lambda: check_guidance(classifier_free, toward=0.5), TypeError, "toward must be"),
+        (lambda: check_guidance(classifier_free, exact=3), TypeError, "exact must be a function"),
         (lambda: check_guidance(3), TypeError, "guide must be a function"),
         (lambda: check_guidance(lambda a, b, c: a), TypeError, "got 3 arguments"),
         (lambda: check_guidance(classifier_free, samples=1), ValueError, "samples must be at least 2"),

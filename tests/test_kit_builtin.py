@@ -96,7 +96,7 @@ GUIDES = [
     ("classifier_free-rescale", lambda model: guidance.classifier_free(model, 3.0, rescale=0.7), {"slow": 1}),
     ("compose", lambda model: guidance.compose(model, [{"label": 0}, {"label": LABELS}], [1.5, WEIGHTS]), {}),
     ("autoguidance", lambda model, weight: guidance.autoguidance(model, weak(), weight), {}),
-    ("classifier", by_classifier, {"neutral": 0.0}),
+    ("classifier", by_classifier, {"neutral": 0.0, "toward": LABELS}),
     ("temperature", guidance.temperature, {}),
     ("threshold", lambda model: guidance.threshold(model, 0.7, 0.5), {}),
 ]

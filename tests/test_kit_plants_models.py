@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from scoresde import EDM, VP, Dynamics, Model, Reverse, targets
-from scoresde.guidance import classifier_free
-from scoresde.testing import PROPERTIES, examine
+from scoresde.guidance import classifier, classifier_free
+from scoresde.testing import PROPERTIES, examine, properties
+from scoresde.testing.parts.guidance import CLASSES
 from tests.problems import mixture
 from tests.walked import walked
 
@@ -134,6 +135,18 @@ def ho_and_salimans(model, weight):
     return classifier_free(model, 1 + weight)
 
 
+def reversed_weight(model, weight):
+    return classifier_free(model, 2 - weight)
+
+
+def ignored_weight(model, weight):
+    return classifier_free(model, 1.0)
+
+
+def doubled_weight(model, weight):
+    return classifier_free(model, 2 * weight - 1)
+
+
 def single(model, weight):
     return model.wrap(lambda model, x, t, **cond: classifier_free(model, weight)(x.float(), t, **cond))
 
@@ -157,6 +170,7 @@ GUIDES = {
     "a mean over the batch": (normed, {"is the same in every prediction", "keeps samples apart"}),
     "no gradient": (detached, {"is differentiated rightly"}),
     "a weight of another convention": (ho_and_salimans, {"is neutral where it says so"}),
+    "a weight reversed": (reversed_weight, {"more weight, more guidance"}),
     "float32": (single, {"gives a model"}),
     "not from pure noise": (early, {"samples", "has a likelihood"}),
     "another process": (on_vp, {"gives a model"}),
@@ -168,6 +182,36 @@ def test_wrong_guidance(what):
     guide, named = GUIDES[what]
     report = examine(guide, "guidance")
     assert set(report.failed) == named, str(report)
+
+
+def formula(model, weight):
+    """y of no class, and weight times what the class adds."""
+
+    def guide(model, x, t, **cond):
+        given, free = model(x, t, **cond), model(x, t, label=torch.tensor(-1))
+        return free + weight * (given - free)
+
+    return model.wrap(guide)
+
+
+def by_class_one(model, weight):
+    return classifier(model, CLASSES.classifier(model.process), 1, weight)
+
+
+@pytest.mark.parametrize(
+    ("guide", "settings", "what"),
+    [
+        (ignored_weight, {}, "weights change nothing"),
+        (classifier_free, {"exact": formula}, ""),
+        (doubled_weight, {"exact": formula}, "and weight 0.5 the noise is ["),
+        (by_class_one, {"neutral": 0.0, "toward": 1}, ""),
+        (by_class_one, {"neutral": 0.0, "toward": 0}, "leads away from the condition: the cosine is -0."),
+    ],
+)
+def test_what_a_weight_is_compared_with(guide, settings, what):
+    case = next(each for each in properties(guide, "guidance", **settings) if str(each).startswith("more weight"))
+    finding = case.find()
+    assert finding.passed == (not what) and what in finding.what
 
 
 def test_every_property_of_a_guidance_can_fail():
@@ -190,6 +234,7 @@ LIKELIHOODS = {
     "float32": {"keeps shape and dtype"},
     "column": {"keeps shape and dtype"},
 }
+EMPTY = {"takes an empty batch"}
 
 
 def normal(model, x):
@@ -199,6 +244,17 @@ def normal(model, x):
 
 def test_a_likelihood_that_knows_moments_only():
     assert examine(normal, "likelihood").failed == NORMAL
+
+
+def test_an_empty_batch_masks_nothing():
+    report = examine(lambda model, x: normal(model, x) + 0 * x[0].numel(), "likelihood")
+    assert set(report.failed) == {*EMPTY, *NORMAL}
+
+
+def test_a_bare_estimate_is_called_random():
+    report = examine(lambda model, x: normal(model, x) + 0.01 * torch.randn(len(x)), "likelihood")
+    assert report.failed == ("keeps samples apart",)
+    assert "it is random: log p is" in str(report) and "standard_error" in str(report)
 
 
 @pytest.mark.slow
@@ -219,4 +275,4 @@ def test_wrong_standard_errors(mistake, named):
 
 
 def test_every_property_of_a_likelihood_can_fail():
-    assert SURE.union(NORMAL, *LIKELIHOODS.values()) == set(map(str, PROPERTIES["likelihood"]))
+    assert SURE.union(NORMAL, EMPTY, *LIKELIHOODS.values()) == set(map(str, PROPERTIES["likelihood"]))

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from scoresde import VP
 from scoresde.samplers import DDIM
-from scoresde.testing import PROPERTIES, examine
+from scoresde.testing import PROPERTIES, examine, properties
 
 
 class Wrong(DDIM):
@@ -175,6 +176,79 @@ def test_wrong_samplers(what):
     sampler, order, named = SAMPLERS[what]
     report = examine(sampler, order=order, kind="weak" if sampler.stochastic else "strong", most=64)
     assert set(report.failed) == named, str(report)
+
+
+class Noised(Wrong):
+    """Euler and Maruyama's step, with factors for its noise and its score."""
+
+    stochastic = True
+    loud = 1.0
+    pull = 1.0
+
+    def step(self, model, x, t, s, memory, randn):
+        f, g = model.process.at("drift", t), model.process.at("diffusion", t)
+        drift = f * x - self.pull * g**2 * model.predict("score", x, t)
+        return x + (s - t) * drift + self.loud * g * (t - s) ** 0.5 * randn(x.shape), memory
+
+
+class Louder(Noised):
+    loud = 1.1
+
+
+class HalfPulled(Noised):
+    pull = 0.5
+
+
+class Staying(Wrong):
+    """Langevin's step."""
+
+    stochastic = True
+
+    def step(self, model, x, t, s, memory, randn):
+        size = 0.1 * model.process.at("sigma", t) ** 2
+        return x + size * model.predict("score", x, t) + (2 * size) ** 0.5 * randn(x.shape), memory
+
+
+WRONG_WAY, STAYS = "the step goes the wrong way", 'it all but stays at its level; if it is to, pass kind="bias"'
+ASTRAY = {
+    Noised: (),
+    Backwards: ("mean 0.443, wanted 0.547; variance 0.738, wanted 0.573", "slope is 1.07, wanted 0.939: " + WRONG_WAY),
+    Louder: ("variance 0.652, wanted 0.573", "such a slope asks for noise of 0.426; such noise asks for a slope of 0."),
+    HalfPulled: ("variance 0.792, wanted 0.573", "such a slope is too great for any noise (below 0.939)"),
+    Staying: ("the deviation of its noise 0.316", STAYS),
+}
+
+
+@pytest.mark.parametrize("wrong", ASTRAY, ids=lambda c: c.__name__)
+def test_what_is_wrong_with_a_step_is_said(wrong):
+    moves = next(case for case in properties(wrong(), order=1) if str(case) == "moves the law on")
+    _, first = next(iter(moves.property.examples(moves.subject)))
+    what = moves.property.judge(moves.subject, first) or ""
+    assert bool(what) == bool(ASTRAY[wrong]) and all(text in what for text in ASTRAY[wrong]), what
+    assert (WRONG_WAY in what, STAYS in what) == (wrong is Backwards, wrong is Staying)
+
+
+class ForVP(Wrong):
+    def step(self, model, x, t, s, memory, randn):
+        assert model.process.beta_min > 0
+        return self.plain(model, x, t, s, memory, randn)
+
+
+def test_a_sampler_for_some_processes_only():
+    finding = properties(ForVP(), order=1)[0].find()
+    assert "has no attribute 'beta_min' (at test_kit_plants_samplers.py:" in finding.what
+    assert "for some processes only, say for which: processes=[VP()]" in str(finding).replace("\n          ", " ")
+    report = examine(ForVP(), order=1, processes=[VP()], most=64)
+    assert report.passed and {f.property.name: f.tried for f in report.findings}["arrives at the data"] == 1
+
+
+class Shapeless(Wrong):
+    def step(self, model, x, t, s, memory, randn):
+        return self.plain(model, x + 0 * randn(), t, s, memory, randn)
+
+
+def test_noise_has_a_shape():
+    assert "write randn(x.shape)" in properties(Shapeless(), order=1)[0].find().what
 
 
 def test_every_property_of_a_sampler_can_fail():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, find, given, settings
+from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 
 from scoresde import EDM, PREDICTIONS, VE, VP, Discrete, Process, RectifiedFlow, process, sample, targets
@@ -17,6 +17,12 @@ few = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], de
 
 def plainest(strategy, condition=lambda value: True):
     return find(strategy, condition, settings=settings(max_examples=2000, database=None, deadline=None))
+
+
+def some(strategy, condition):
+    """The first that fits, not made plainer."""
+    quick = settings(max_examples=2000, database=None, deadline=None, phases=[Phase.generate])
+    return find(strategy, condition, settings=quick)
 
 
 # --- processes and times ---------------------------------------------------------------------------------------
@@ -32,7 +38,7 @@ def test_every_process_that_is_drawn_conforms(drawn):
 def test_every_class_of_process_is_drawn():
     classes = {getattr(process, n) for n in process.__all__} - {Process, process.ddpm}
     for each in classes:
-        assert isinstance(plainest(strategies.processes(), lambda drawn, each=each: isinstance(drawn, each)), each)
+        assert isinstance(some(strategies.processes(), lambda drawn, each=each: isinstance(drawn, each)), each)
 
 
 def test_processes_shrink_to_the_plain():
@@ -87,8 +93,8 @@ def test_names_and_rows_are_drawn():
 @few
 @given(strategies.states())
 def test_states_are_finite_and_of_any_form(x):
-    assert x.ndim >= 1 and 1 <= len(x) <= 3 and x.dtype in strategies.DTYPES
-    assert torch.isfinite(x).all() and x.abs().max() <= 10
+    assert x.ndim >= 1 and len(x) <= 3 and x.dtype in strategies.DTYPES
+    assert torch.isfinite(x).all() and (x.abs() <= 10).all()
 
 
 @few
@@ -102,10 +108,11 @@ def test_layouts_and_dtypes_are_drawn():
         lambda x: not x.is_contiguous() and 0 not in x.stride(),
         lambda x: len(x) > 1 and x.stride(0) == 0,
         lambda x: x.ndim == 1,
+        lambda x: len(x) == 0 and x.ndim == 3,
         lambda x: x.ndim == 4,
         lambda x: x.dtype == torch.float16,
     ):
-        assert wanted(plainest(strategies.states(), wanted))
+        assert wanted(some(strategies.states(), wanted))
     assert torch.equal(plainest(strategies.states()), torch.zeros(1, dtype=torch.float64))
     assert plainest(strategies.states(st.just((0, 2)))).shape == (0, 2)
 
@@ -156,6 +163,8 @@ def test_one_step_and_many_are_drawn():
     [
         (lambda: strategies.times(VP), TypeError, r"write VP\(\)"),
         (lambda: strategies.times(VP(), -1), ValueError, "size must be at least 0"),
+        (lambda: strategies.times(VP(), dtype="float"), TypeError, "dtype must be a floating"),
+        (lambda: strategies.times(VP(), dtype=torch.int64), TypeError, "dtype must be a floating"),
         (lambda: strategies.grids("VP"), TypeError, "process must be a Process"),
         (lambda: strategies.states((2, 0)), ValueError, r"shape\[1\] must be at least 1"),
         (lambda: strategies.states(bound=-1), ValueError, "bound must be positive"),

@@ -59,8 +59,8 @@ class Adapter(Recorded):
             own times and a fraction between, which networks with sinusoidal embeddings take; T is process.steps, or
             1000 where there is no chain;
             "step": the nearest whole index, int64, for networks with a table of steps;
-            "sigma": σ, as score_sde's networks on VE; "logsnr": log α²/σ²; "log_sigma": log σ/α, the logarithm of EDM's noise level; "c_noise": ¼ log σ/α, as in
-            EDM's table 1; or a name that you added to `TIMES`.
+            "sigma": σ, as score_sde's networks on VE; "logsnr": log α²/σ²; "log_sigma": log σ/α, the logarithm of EDM's
+            noise level; "c_noise": ¼ log σ/α, as in EDM's table 1; or a name that you added to `TIMES`.
         label: the keyword for class labels ("class_labels" in diffusers); None: conditions are handed on as they are.
         null: the label that stands for no condition: negative labels, and labels left out, become it.
     Raises:

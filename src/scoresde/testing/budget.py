@@ -59,7 +59,10 @@ class Budget:
 
     def __getitem__(self, name: str) -> Part:
         """A part, by its name."""
-        return {part.name: part for part in self.parts}[name]
+        found = {part.name: part for part in self.parts}
+        if name not in found:
+            raise KeyError(f"no part {name!r}; the parts are {', '.join(map(repr, found))}")
+        return found[name]
 
     @property
     def exact(self) -> bool:
@@ -127,5 +130,7 @@ class Budget:
         for part in (*self.parts, self.total):
             chance = f" ± {part.standard_error:.1e}" if self.samples else ""
             share = 100 * part.value / self.total.value if self.total.value > 0 else math.inf
-            lines.append(f"  {part.name:<16}{part.value:>10.2e}{chance}" + (f"{share:>7.0f} %" * (abs(share) < 1e4)))
+            share = 0.0 if abs(share) < 0.5 else share  # no -0 %
+            known = self.culprit and abs(share) < 1e4  # shares of chance, or of rounding, say nothing
+            lines.append(f"  {part.name:<16}{part.value:>10.2e}{chance}" + (f"{share:>7.0f} %" if known else ""))
         return "\n".join([*lines, f"  W₂ = {self.total.root:.3g}", *wrap(self.verdict, 100)])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from scoresde import _checks
+from scoresde.flow import Flow
 from scoresde.model import Model
 from scoresde.process import Process
 from scoresde.samplers import Sampler
@@ -91,6 +92,12 @@ def diagnose(
     shape = (target.dim,) if shape is None else tuple(_checks.shape("shape", shape))
     if math.prod(shape) != target.dim:
         raise ValueError(f"shape must be of {target.dim} numbers, as the target's samples, got {shape}")
+    try:
+        Flow.of(model, torch.empty(1, *shape, dtype=torch.float64))
+    except ValueError as error:
+        if "moments" not in str(error):
+            raise
+        raise ValueError(f"target must be of the model's data, got one of samples of shape {shape}: {error}") from error
     target = deepcopy(target).to(model.like().device)
     exact = replace(target.model(model.process, model.prediction), moments=model.moments)
     times = _times(model, sampler, steps, grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +44,15 @@ def properties(part: Any, kind: str | None = None, /, **settings: Any) -> list[C
     """
     if kind is None:
         kind = _kind(part)
-    return KINDS[_checks.choice("kind", kind, KINDS)].cases(part, **settings)
+    module = KINDS[_checks.choice("kind", kind, KINDS)]
+    check = getattr(module, f"check_{kind}")
+    try:
+        inspect.signature(check).bind(part, **settings)
+    except TypeError as error:
+        takes = list(inspect.signature(check).parameters)[1:]
+        known = f"takes {', '.join(takes)}" if takes else "takes none"
+        raise TypeError(f"settings must be those of check_{kind}, which {known}; got {error}") from None
+    return module.cases(part, **settings)
 
 
 def examine(part: Any, kind: str | None = None, /, **settings: Any) -> Report:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import builtins
+import os
 import random
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -19,6 +23,21 @@ Examples = Iterable[tuple[str, Any]]
 
 WIDTH = 100
 """Columns of a printed report."""
+
+FAILS = "The part itself fails here: call it so."
+"""What to change where a part raises, unless the property says something else."""
+
+LIMITED = f"{FAILS} If it is for some processes only, say for which: processes=[VP()], say."
+"""The same, of a part that is tried on several processes."""
+
+RAISES = "raises "
+"""How a finding begins where the part raised."""
+
+OTHERS = (
+    *(f"{where}{os.sep}" for where in (Path(__file__).parents[1], torch.__path__[0], np.__path__[0])),
+    *(str(Path(sysconfig.get_path("stdlib")) / name) for name in ("contextlib.py", "copy.py", "functools.py")),
+)
+"""Code that is not the part's: this package, and what carries its calls."""
 
 
 class Inapplicable(Exception):  # noqa: N818
@@ -33,6 +52,7 @@ class Property:
         name: as it appears in tables and test items. meaning: what it says. proof: how it is shown.
         change: what to change where it does not hold. examples: of a subject, the simplest first.
         judge: (subject, value) -> what is wrong there, or None. needs: properties without which it says nothing.
+        raised: what to change where the part raises.
     """
 
     name: str
@@ -42,6 +62,7 @@ class Property:
     examples: Callable[[Any], Examples]
     judge: Callable[[Any, Any], str | None]
     needs: tuple[Property, ...] = field(default=(), repr=False)
+    raised: str = FAILS
 
     def find(self, subject: Any, known: dict[str, Finding] | None = None) -> Finding:
         """Try every example, unless what fails is a property that this one needs: then that is to be mended first.
@@ -114,7 +135,8 @@ class Finding:
             return f"{self.property.name}: " + (self.reason or "passed")
         where = self.where + (f" (and {self.wrong - 1} more of {self.tried})" if self.wrong > 1 else "")
         rows = (("where", where), ("found", self.what), ("means", self.property.meaning))
-        shown = [_cell(label, text) for label, text in (*rows, ("change", self.property.change))]
+        change = self.property.raised if self.what.startswith(RAISES) else self.property.change
+        shown = [_cell(label, text) for label, text in (*rows, ("change", change))]
         return "\n".join([self.property.name, *shown])
 
 
@@ -198,9 +220,10 @@ def stating(
     change: str,
     examples: Callable[[Any], Examples],
     needs: tuple[Property, ...] = (),
+    raised: str | None = FAILS,
 ) -> Callable[[Callable[[Any, Any], str | None]], Property]:
-    """Make a judge into a property."""
-    return lambda judge: Property(name, meaning, proof, change, examples, judge, needs)
+    """Make a judge into a property; raised=None: `change` also says what to do where the part raises."""
+    return lambda judge: Property(name, meaning, proof, change, examples, judge, needs, raised or change)
 
 
 def reported(cases: Iterable[Case]) -> Report:
@@ -225,9 +248,21 @@ def short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
+def apart(one: Any, other: Any) -> tuple[int, str]:
+    """Which entry of two tensors of one size differs most, and how: "1 and 2, apart by 1"."""
+    one, other = (torch.as_tensor(each).detach().double().flatten() for each in (one, other))
+    change = (one - other).abs().nan_to_num(torch.inf)
+    change = torch.where(one.isnan() & other.isnan(), 0.0, change)
+    i = int(change.argmax())
+    return i, f"{short(one[i])} and {short(other[i])}, apart by {float(change[i]):.2g}"
+
+
 def _raised(error: Exception) -> str:
+    """The error's first line, and the last line of the part's own code that led to it."""
     text = (str(error).strip() or "without a message").splitlines()[0]
-    return f"raises {type(error).__name__}: {text if len(text) < 300 else text[:299] + '…'}"
+    text = f"{RAISES}{type(error).__name__}: {text if len(text) < 300 else text[:299] + '…'}"
+    own = [each for each in traceback.extract_tb(error.__traceback__) if not each.filename.startswith(OTHERS)]
+    return text + f" (at {Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name})" if own else text
 
 
 def _cell(label: str, text: str) -> str:
@@ -239,7 +274,7 @@ def _cell(label: str, text: str) -> str:
 def _random_states_kept() -> Iterator[None]:
     numbers, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)  # torch.func's own, at first use
+        warnings.filterwarnings("ignore", ".*torch.jit.script.*")  # torch.func's own, at first use
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from scoresde.model import Model
-from scoresde.testing.readings import LEVELS, Noised, Reading, Way, nearby, readings, ways
+from scoresde.testing.readings import LEVELS, Noised, Reading, Way, belongs, nearby, readings, ways
+from scoresde.testing.scales import off_scale, out_of_reach, uneven
 
 SURE, LIKELY = 5.0, 3.0
 """Standard errors of a difference that is no chance, for an accusation and for an acquittal."""
@@ -36,6 +37,15 @@ GAIN, PART = 0.1, 0.25
 LINEAR, ROOM = 0.5, 0.54
 """The share that a reading to be named stays below, and, where nothing is better than linear, any network."""
 
+CLEAR = 0.47
+"""The share that a reading has to stay below if x are known to be on another scale than the network's data."""
+
+FEWEST = 3
+"""Levels that a process must reach."""
+
+CLASSES = 32
+"""Values of a condition that are tried in the place of others."""
+
 FEW = 64
 """Samples for the many readings with two changes."""
 
@@ -46,6 +56,8 @@ class Judged:
 
     reading: Reading | None
     relative: Tensor
+    reached: Tensor = field(default_factory=lambda: torch.ones(len(LEVELS), dtype=torch.bool))
+    """The levels that the process reaches, (5,)."""
 
     @cached_property
     def ratio(self) -> Tensor:
@@ -82,10 +94,15 @@ class Bench:
         mean, variance = x.mean(0), x.var(0).mean()
         return self.noised.errors(mean + (states - mean) * variance / (variance + rho**2))
 
+    def relative(self, errors: Tensor) -> Tensor:
+        """Errors (…, K, N) by the mean one of the linear denoiser, which NaN count as."""
+        return (errors / self.linear.mean(1, keepdim=True)).nan_to_num(nan=1.0, posinf=1e30).clamp_max(1e30)
+
     def judge(self, errors: Tensor, reading: Reading | None = None) -> Judged:
-        """Of errors (K, N), of which NaN counts as the linear denoiser's."""
-        relative = (errors / self.linear.mean(1, keepdim=True)).nan_to_num(nan=1.0, posinf=1e30).clamp_max(1e30)
-        return Judged(reading, relative.unflatten(0, (-1, len(LEVELS))).mean(0))
+        """Of errors (K, N): NaN, of a level out of reach, counts as the linear denoiser's where readings compare."""
+        reached = ~errors.isnan().all(1).unflatten(0, (-1, len(LEVELS))).all(0)
+        relative = self.relative(errors)
+        return Judged(reading, relative.unflatten(0, (-1, len(LEVELS))).mean(0), reached)
 
     @cached_property
     def simple(self) -> Judged:
@@ -130,7 +147,7 @@ class Bench:
     def fails(self, judged: Judged) -> bool:
         """Whether a reading surely removes no noise worth the name, at no level."""
         gain, doubt = self.gain(judged)
-        may = (gain > doubt) | ((self.part > 0) & (gain + doubt > self.part))
+        may = judged.reached & ((gain > doubt) | ((self.part > 0) & (gain + doubt > self.part)))
         return not bool(may.any()) if bool(self.part.any()) else judged.share >= ROOM
 
 
@@ -156,10 +173,46 @@ def mistake(model: Model, x: Tensor, draws: int, cond: dict[str, Any], answers: 
         found = _least([hopeless, *_judged(few, ways(model, x, 2))]).reading
         again = _judged(bench, [found.way]) if found else []
         best = _least([best, *(one for one in again if one.reading and found and one.reading.same(found))])
-    fails = bench.fails(declared)
-    if best.reading and bench.works(best) and declared.worse(best) and (fails or _special(bench, model, best)):
-        return _advice(model, best.reading, declared, best)
-    return _untrained(declared) if fails and answers else None
+    fails, elsewhere = bench.fails(declared), off_scale(model, x)
+    unreached = int(declared.reached.sum()) < FEWEST and not bench.works(declared)
+    if fails and own and (labels := _labels(bench, model, declared, best)):
+        return labels
+    better = best.reading and bench.works(best) and declared.worse(best)
+    if best.reading and better and (fails or _special(bench, model, best)):
+        kinds = [change.kind for change in best.reading.way.changes]
+        if not elsewhere or "scale" in kinds or best.share < CLEAR:  # on a wrong scale a little better is no convention
+            return _advice(model, best.reading, declared, best)
+    if not fails or not answers:
+        return None
+    if elsewhere:
+        return _elsewhere(elsewhere, declared)
+    if not unreached:
+        return _untrained(declared) + uneven(x)
+    return None if model.moments else out_of_reach(model.process, x) + uneven(x)  # who knows its data may yet be right
+
+
+def _labels(bench: Bench, model: Model, declared: Judged, best: Judged) -> str | None:
+    """What to say if a network removes noise with other values of a condition than the samples are given.
+
+    For each sample and level the value is taken that serves best at the other levels.
+    """
+    noised = bench.noised
+    for name, value in noised.cond.items():
+        values = value.unique(dim=0) if belongs(value, noised.x) else ()
+        if not 2 <= len(values) <= CLASSES:
+            continue
+        each = [replace(noised, cond=noised.cond | {name: one.expand_as(value).clone()}) for one in values]
+        errors = torch.stack([readings(Way(model), one)[0].errors for one in each])
+        relative = bench.relative(errors)
+        chosen = (relative.sum(1, keepdim=True) - relative).argmin(0, keepdim=True)
+        other = bench.judge(errors.gather(0, chosen)[0])
+        if bench.works(other) and declared.worse(other) and other.share < best.share + MATERIAL:
+            return (
+                f"the network does not remove noise with this {name}, but with others of its values it does: its error "
+                f"is {other.shown} of a linear denoiser's; as given, {declared.shown}. Check that each row of {name} "
+                "belongs to its row of x, and that its values count as in training"
+            )
+    return None
 
 
 def _special(bench: Bench, model: Model, best: Judged) -> bool:
@@ -184,16 +237,29 @@ def _least(each: list[Judged]) -> Judged:
 
 def _advice(model: Model, reading: Reading, declared: Judged, best: Judged) -> str:
     what, code = ([getattr(change, name) for change in reading.way.changes] for name in ("what", "code"))
-    name = _named(reading.prediction)
-    if (reading.prediction, reading.sign) != (model.prediction, 1):
-        what.insert(0, f"predicts {'minus the ' if reading.sign < 0 else ''}{name}, not {_named(model.prediction)}")
-    if reading.sign < 0:
+    name, sign, net = _named(reading.prediction), reading.sign, "net"
+    if abs(sign) != 1:
+        what.insert(0, f"predicts {sign:.2g} times {name}, not {name}")
+        net = "scaled"
+        code.append(f"scaled = lambda x, t, **cond: net(x, t, **cond) / {sign:.2g}")
+    elif (reading.prediction, sign) != (model.prediction, 1):
+        what.insert(0, f"predicts {'minus ' if sign < 0 else ''}{name}, not {_named(model.prediction)}")
+    if sign == -1:
         code.append(f'PREDICTIONS["minus {name}"] = lambda p, t: tuple(-c for c in PREDICTIONS["{name}"](p, t))')
         name = f"minus {name}"
-    code.append(f'Model(net, process, "{name}")')
+    code.append(f'Model({net}, process, "{name}")')
+    data = len(what) == 1 and [change.kind for change in reading.way.changes] == ["scale"]
+    wrong = "x are not what the network was trained on" if data else "the network is not what is declared"
     return (
-        f"the network is not what is declared: it {', and '.join(what)}. Read so, its error in removing noise is "
+        f"{wrong}: it {', and '.join(what)}. Read so, its error in removing noise is "
         f"{best.shown} of a linear denoiser's; as declared, {declared.shown}. Write {'; '.join(code)}"
+    )
+
+
+def _elsewhere(elsewhere: str, declared: Judged) -> str:
+    return (
+        f"the network does not remove noise from these x: its error is {declared.shown} of a linear denoiser's. "
+        f"{elsewhere}. Give x through the map that its training data went through"
     )
 
 

@@ -21,9 +21,13 @@ from scoresde.networks import TIMES, Adapter
 from scoresde.prediction import PREDICTIONS, Prediction, limit, row, solve_rows
 from scoresde.process import EDM, VE, VP, Cosine, Process, RectifiedFlow, Sigmoid, SubVP
 from scoresde.testing.certificate import spelled
+from scoresde.testing.scales import scales
 
 LEVELS = (0.2, 0.4, 0.8, 1.6, 3.2)
 """σ/α at which noise is to be removed, in standard deviations of the data: where denoisers differ."""
+
+SAME, FACTOR = 0.25, 1.5
+"""How far best factors of the answers may differ among levels to be called one, and how far that must be from 1."""
 
 ROWS = 1024
 """Of a call of the network."""
@@ -36,7 +40,6 @@ OTHER_TIMES: dict[str, tuple[Time, str]] = {
     "reversed": (lambda process, t: process.t_max - t, "process.t_max - t"),
     "reversed_index": (lambda process, t: 1000 * (1 - t / process.t_max), "1000 * (1 - t / process.t_max)"),
     "share": (lambda process, t: t / process.t_max, "t / process.t_max"),
-    "sigma": (lambda process, t: process.sigma(t), "process.sigma(t)"),
     "alpha": (lambda process, t: process.alpha(t), "process.alpha(t)"),
     "minus_logsnr": (lambda process, t: -process.logsnr(t), "-process.logsnr(t)"),
 }
@@ -92,17 +95,20 @@ class Way:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the answers to one way of asking are read as: sign times the row of a prediction. errors: (K, N), of x₀."""
+    """What the answers to one way of asking are read as: so many times the row of a prediction.
+
+    sign: 1, −1, or another factor. errors: (K, N), of x₀.
+    """
 
     way: Way
     prediction: Prediction
-    sign: int
+    sign: float
     errors: Tensor
 
     @property
     def changes(self) -> int:
         """How much of it is not as declared."""
-        return len(self.way.changes) + (self.prediction != self.way.model.prediction) + (self.sign < 0)
+        return len(self.way.changes) + (self.prediction != self.way.model.prediction) + (self.sign != 1)
 
     def same(self, other: Reading) -> bool:
         """Whether both read the same answers as the same prediction."""
@@ -156,6 +162,7 @@ def readings(way: Way, noised: Noised) -> list[Reading]:
 
     The network is given α(a x₀ + c) + σ ε at the time where σ/α is a times the level, so that whatever the process and
     the scale its task is the same, and errors of x₀ compare. They are NaN at a level that the process does not reach.
+    The declared prediction is also read as so many times the answers, if the same number serves best at all levels.
     """
     process, (scale, shift) = way.process, way.scale
     levels = noised.levels * scale
@@ -167,14 +174,28 @@ def readings(way: Way, noised: Noised) -> list[Reading]:
         answers = torch.stack([_answers(way, *here, noised) for here in zip(x, t)])
     except (TypeError, ValueError, RuntimeError, IndexError):
         return []
-    found = []
+    found, times = [], []
     for prediction in dict.fromkeys([way.model.prediction, *PREDICTIONS]):
         a, b = (torch.as_tensor(c, dtype=torch.float64) for c in row(prediction, process, t))
         for sign in (1, -1):
             u, w = (noised.at(c.expand_as(t)) for c in solve_rows((alpha, sigma), (sign * a, sign * b), (1.0, 0.0)))
             errors = noised.errors((u * x + w * answers - shift) / scale)
             found.append(Reading(way, prediction, sign, torch.where(reached[:, None], errors, torch.nan)))
-    return found
+            if len(found) == 1 and not way.changes and (factor := _factor(noised.x - u * x, w * answers, reached)):
+                errors = noised.errors(u * x + factor * w * answers)
+                times.append(Reading(way, prediction, 1 / factor, torch.where(reached[:, None], errors, torch.nan)))
+    return found + times
+
+
+def _factor(wanted: Tensor, got: Tensor, reached: Tensor) -> float | None:
+    """The number c for which c got: (K, N, *) is nearest to what is wanted, if the same at all levels, and not ±1."""
+    inner, square = ((one * got).flatten(1).sum(1).reshape(-1, len(LEVELS)).sum(0) for one in (wanted, got))
+    best = (inner / square)[reached[: len(LEVELS)]]
+    if len(best) < 3 or not bool(best.isfinite().all()):
+        return None
+    middle = float(best.median())
+    same = bool(((best - middle).abs() <= SAME * abs(middle)).all())
+    return middle if same and abs(math.log(abs(middle))) > math.log(FACTOR) else None
 
 
 def _answers(way: Way, x: Tensor, t: Tensor, noised: Noised) -> Tensor:
@@ -189,7 +210,7 @@ def _answers(way: Way, x: Tensor, t: Tensor, noised: Noised) -> Tensor:
 
 def ways(model: Model, x: Tensor, changes: int) -> Iterator[Way]:
     """All ways to ask with one or two changes, each of another kind."""
-    kinds = [list(_times(model)), list(_processes(model)), list(_scales(x))]
+    kinds = [list(_times(model)), list(_processes(model)), list(_scales(model, x))]
     if changes == 1:
         yield from (Way(model, (change,)) for kind in kinds for change in kind)
     else:
@@ -232,17 +253,7 @@ def _processes(model: Model) -> Iterator[Change]:
             yield Change("process", what, f"process = {spelled(process)}", process)
 
 
-def _scales(x: Tensor) -> Iterator[Change]:
-    low, high = float(x.min()), float(x.max())
-    wide, mean, size = high - low, float(x.double().mean()), float(x.double().std())
-    rows = [
-        ("2 * x - 1", 2.0, -1.0), ("(x + 1) / 2", 0.5, 0.5), ("x / 127.5 - 1", 1 / 127.5, -1.0),
-        ("x / 255", 1 / 255, 0.0), ("255 * x", 255.0, 0.0), ("127.5 * (x + 1)", 127.5, 127.5),
-        (f"(x - {mean:.4g}) / {size:.4g}", 1 / size, -mean / size),
-        (f"2 * (x - {low:.4g}) / {wide:.4g} - 1", 2 / wide, -2 * low / wide - 1),
-        (f"(x - {low:.4g}) / {wide:.4g}", 1 / wide, -low / wide),
-    ]  # fmt: skip
-    for code, scale, shift in rows:
-        if abs(math.log(scale)) > 0.05 or abs(shift) > 0.05 * size:
-            what = f"wants data of another scale than x, which lie in [{low:.3g}, {high:.3g}]"
-            yield Change("scale", what, f"x = {code.replace('- -', '+ ')}", (scale, shift))
+def _scales(model: Model, x: Tensor) -> Iterator[Change]:
+    what = f"wants data of another scale than x, which lie in [{float(x.min()):.3g}, {float(x.max()):.3g}]"
+    for code, scale, shift in scales(model, x):
+        yield Change("scale", what, code, (scale, shift))

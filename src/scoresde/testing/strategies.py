@@ -35,6 +35,12 @@ def _floats(low: float, high: float) -> SearchStrategy[float]:
     return st.floats(low, high, allow_nan=False, allow_infinity=False)
 
 
+def _floating(dtype: Any) -> torch.dtype:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating one, such as torch.float32, got {dtype!r}")
+    return dtype
+
+
 def processes() -> SearchStrategy[Process]:
     """All built-in processes, with their defaults and with random settings.
 
@@ -66,8 +72,11 @@ def times(
     """Times of a process, crowded at both ends, 0 and t_max among them.
 
     Args:
+        process: whose times they are.
         size: None for a number; 0 for a tensor (), n for a tensor (n,). ends: whether 0 and t_max may be drawn.
         dtype: of the tensor.
+    Raises:
+        TypeError, ValueError: not a process, a size below 0, no floating dtype.
 
     Example:
         >>> from hypothesis import given
@@ -79,6 +88,7 @@ def times(
         >>> test_alpha_is_a_share()
     """
     _checks.kind("process", process, Process, "VP()")
+    _floating(dtype)
     inside = _floats(-16.0, 16.0).map(lambda u: process.t_max / (1 + math.exp(-u)))
     one = st.one_of(inside, st.sampled_from((0.0, process.t_max))) if ends else inside
     if size is None:
@@ -124,8 +134,10 @@ def states(
     """States x: (B, *), finite, contiguous or strided or expanded.
 
     Args:
-        shape: (B, *), or a strategy of such; any with up to three samples and four dimensions if None.
+        shape: (B, *), or a strategy of such; any with none to three samples and up to four dimensions if None.
         dtype: or a strategy of such; any floating one if None. bound: of |x|.
+    Raises:
+        TypeError, ValueError: no shape, no floating dtype, a bound that is not above zero.
 
     Example:
         >>> import torch
@@ -139,7 +151,7 @@ def states(
         >>> test_noising_keeps_the_form()
     """
     _checks.positive("bound", bound)
-    batch, rest = st.integers(1, 3), st.lists(st.integers(1, 3), max_size=3)
+    batch, rest = st.sampled_from((1, 2, 3, 0)), st.lists(st.integers(1, 3), max_size=3)
     if shape is None:
         shape = st.builds(lambda b, r: (b, *r), batch, rest)
     elif not isinstance(shape, SearchStrategy):
@@ -147,16 +159,15 @@ def states(
     if dtype is None:
         dtype = st.sampled_from(DTYPES)
     elif not isinstance(dtype, SearchStrategy):
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise TypeError(f"dtype must be a floating one, such as torch.float32, got {dtype!r}")
-        dtype = st.just(dtype)
+        dtype = st.just(_floating(dtype))
 
     @st.composite
     def drawn(draw: Any) -> Tensor:
         sizes, kind = tuple(draw(shape)), draw(dtype)
         layout = draw(st.sampled_from(("contiguous", "strided", "expanded")))
         n = math.prod(sizes[1:] if layout == "expanded" else sizes)
-        numbers = draw(st.lists(_floats(-bound, bound), min_size=n, max_size=n))
+        size = n or 2  # so that one sample is plainer than none
+        numbers = draw(st.lists(_floats(-bound, bound), min_size=size, max_size=size))[:n]
         x = torch.tensor(numbers, dtype=torch.float64).to(kind)
         if layout == "expanded":
             return x.reshape(sizes[1:]).expand(sizes)
@@ -170,6 +181,8 @@ def mixtures(dim: int | None = None, modes: int | None = None) -> SearchStrategy
 
     Args:
         dim: D, 1 to 3 if None. modes: K, 1 to 4 if None.
+    Raises:
+        TypeError, ValueError: numbers below 1.
 
     Example:
         >>> from hypothesis import given
@@ -201,7 +214,9 @@ def grids(process: Process, steps: int | None = None) -> SearchStrategy[Tensor]:
     """Times that decrease strictly from t_max to 0, in float64: by the named grids, and at random.
 
     Args:
-        steps: how many, 1 to 12 if None.
+        process: whose times they are. steps: how many, 1 to 12 if None.
+    Raises:
+        TypeError, ValueError: not a process, steps below 1.
 
     Example:
         >>> from hypothesis import given

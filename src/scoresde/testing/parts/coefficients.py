@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scoresde.process import Process
-from scoresde.testing.kit import Examples, short, stating
+from scoresde.testing.kit import Examples, apart, short, stating
 
 COEFFICIENTS = ("alpha", "sigma", "alpha_dot", "sigma_dot", "drift", "diffusion", "logsnr")
 
@@ -87,6 +87,7 @@ def interval(process: Process, _: None) -> str | None:
     proof="shape and dtype at t_max/4, /2, 3/4, alone and together; values against those at single numbers",
     change="Write alpha and sigma with tensor operations on t (torch.exp, torch.where), not math.exp, if or float.",
     examples=_kinds,
+    raised=None,
 )
 def answers(process: Process, asked: tuple[str, float | Tensor]) -> str | None:
     name, t = asked
@@ -100,7 +101,8 @@ def answers(process: Process, asked: tuple[str, float | Tensor]) -> str | None:
         alone = torch.tensor([float(getattr(process, name)(float(u))) for u in t.flatten()], dtype=torch.float64)
         eps = torch.finfo(dtype).eps
         if not torch.allclose(value.flatten().double(), alone, rtol=4 * eps, atol=4 * eps, equal_nan=True):
-            return f"returns {short(value)}, but {short(alone)} for each time alone"
+            i, shown = apart(value, alone)
+            return f"together and alone it is {shown}, at t = {float(t.flatten()[i]):.17g}"
     return None
 
 
@@ -110,6 +112,7 @@ def answers(process: Process, asked: tuple[str, float | Tensor]) -> str | None:
     proof="at t = 0; α to 1e-12",
     change="Divide alpha by alpha(0); subtract what sigma has at 0, or let it begin lower.",
     examples=lambda process: [("t = 0", 0.0)],
+    needs=(answers,),
 )
 def begins(process: Process, t: float) -> str | None:
     alpha, sigma, last = process.at("alpha", t), process.at("sigma", t), process.at("sigma", process.t_max)
@@ -119,28 +122,30 @@ def begins(process: Process, t: float) -> str | None:
 
 
 @stating(
+    "alpha falls",
+    "α is the data's share of x_t, which never grows again, nor changes its sign: 0 <= α(s) <= α(t) for s > t.",
+    proof="between neighbours among 64 times, halves first, crowded at both ends",
+    change="Check the direction of time (data at t = 0, noise at t_max), and where alpha turns.",
+    examples=neighbours,
+    needs=(answers,),
+)
+def falls(process: Process, pair: tuple[float, float]) -> str | None:
+    before, after = (process.at("alpha", t) for t in pair)
+    return None if 0 <= after <= before * (1 + 1e-12) else f"α goes from {short(before)} to {short(after)}"
+
+
+@stating(
     "ends at noise",
     "x_T is all but noise, so that samples can begin from the prior: σ/α at t_max is 3 or more, for data of deviation "
     "one a tenth of the variance at most.",
     proof="at t_max",
     change="Let the process go on for longer: more noise (a larger beta_max, sigma_max), or less of the data at t_max.",
     examples=lambda process: [(f"t = {process.t_max!r}", process.t_max)],
+    needs=(answers, falls),
 )
 def ends(process: Process, t: float) -> str | None:
     alpha, sigma = process.at("alpha", t), process.at("sigma", t)
     return None if alpha >= 0 and 3 * alpha <= sigma < math.inf else f"α = {short(alpha)}, σ = {short(sigma)}"
-
-
-@stating(
-    "alpha falls",
-    "α is the data's share of x_t, which never grows again, nor changes its sign: 0 <= α(s) <= α(t) for s > t.",
-    proof="between neighbours among 64 times, halves first, crowded at both ends",
-    change="Check the direction of time (data at t = 0, noise at t_max), and where alpha turns.",
-    examples=neighbours,
-)
-def falls(process: Process, pair: tuple[float, float]) -> str | None:
-    before, after = (process.at("alpha", t) for t in pair)
-    return None if 0 <= after <= before * (1 + 1e-12) else f"α goes from {short(before)} to {short(after)}"
 
 
 @stating(
@@ -149,6 +154,7 @@ def falls(process: Process, pair: tuple[float, float]) -> str | None:
     proof="between neighbours among 64 times, halves first, crowded at both ends",
     change="Check sigma. If it only fails next to t = 0, digits cancel there: write 1 − α² as −expm1(2 log α).",
     examples=neighbours,
+    needs=(answers,),
 )
 def rises(process: Process, pair: tuple[float, float]) -> str | None:
     (a, s), (b, r) = ((process.at("alpha", t), process.at("sigma", t)) for t in pair)

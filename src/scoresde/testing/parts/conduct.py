@@ -16,18 +16,8 @@ from scoresde.process import Process
 from scoresde.samplers import sample
 from scoresde.samplers.noise import Source
 from scoresde.testing.exact import MIXTURE, interior
-from scoresde.testing.kit import Examples, short, stating
-from scoresde.testing.parts.running import (
-    CLOSE,
-    PROCESSES,
-    Subject,
-    normal_model,
-    once,
-    spans,
-    starts,
-    unpathed,
-    zeros,
-)
+from scoresde.testing.kit import LIMITED, Examples, short, stating
+from scoresde.testing.parts.running import CLOSE, Subject, normal_model, once, randn, spans, unpathed
 
 
 @stating(
@@ -35,12 +25,13 @@ from scoresde.testing.parts.running import (
     "A step from a time t to a later s needs the state alone: memory is None at first. It returns (x, memory).",
     proof="steps to 0.8 σ/α with noise of zeros, on three processes: type and shape of what comes back",
     change="Begin a history where memory is None; end step with return x, memory.",
-    examples=lambda subject: spans(),
+    examples=spans,
+    raised=LIMITED,
 )
 def steps(subject: Subject, where: tuple[Process, float, float]) -> str | None:
     process, t, s = where
     x = torch.zeros(2, 1, dtype=torch.float64)
-    answer = unpathed(subject.sampler).step(normal_model(process), x, t, s, None, zeros)
+    answer = unpathed(subject.sampler).step(normal_model(process), x, t, s, None, randn)
     if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], Tensor):
         return f"step returns {type(answer).__name__}, not (x, memory)"
     shape = answer[0].shape
@@ -56,7 +47,7 @@ def steps(subject: Subject, where: tuple[Process, float, float]) -> str | None:
     needs=(steps,),
 )
 def leaves_input(subject: Subject, _: None) -> str | None:
-    x = starts()
+    x = subject.starts()
     before = x.clone()
     subject.ends(x, seeds=range(6))
     return None if torch.equal(x, before) else f"x was {short(before)} and became {short(x)}"
@@ -75,7 +66,7 @@ def draws(subject: Subject, _: None) -> str | None:
         return torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore
 
     before = states()
-    subject.ends(starts(), seeds=range(6))
+    subject.ends(subject.starts(), seeds=range(6))
     moved = [
         name
         for name, old, new in zip(("torch's", "numpy's", "Python's"), before, states())
@@ -96,7 +87,7 @@ def repeats(subject: Subject, source: str) -> str | None:
     def given() -> dict[str, Any]:
         return {"seeds": range(6)} if source == "seeds" else {"generator": torch.Generator().manual_seed(7)}
 
-    one, two = (subject.ends(starts(), **given()) for _ in range(2))
+    one, two = (subject.ends(subject.starts(), **given()) for _ in range(2))
     return None if torch.equal(one, two) else f"they differ by {short(float((one - two).abs().max()))}"
 
 
@@ -109,9 +100,9 @@ def repeats(subject: Subject, source: str) -> str | None:
     needs=(steps, leaves_input, draws, repeats),
 )
 def stateless(subject: Subject, _: None) -> str | None:
-    process = PROCESSES[0]
+    process = subject.process
     model, times, sampler = MIXTURE.target(2).model(process, "v"), interior(process, 12), subject.sampler
-    states = [starts(), starts().flip(0)]
+    states = [subject.starts(), subject.starts().flip(0)]
 
     def run(x: Tensor, seed: int):
         return sampler.run(model, x, times, Source(x, len(x), seeds=range(seed, seed + 6)))
@@ -138,7 +129,7 @@ SOUND = (steps, leaves_input, draws, repeats, stateless)
     needs=SOUND,
 )
 def declares(subject: Subject, _: None) -> str | None:
-    one, two = (subject.ends(starts(), seeds=range(first, first + 6)) for first in (0, 6))
+    one, two = (subject.ends(subject.starts(), seeds=range(first, first + 6)) for first in (0, 6))
     apart = float((one - two).abs().max())
     if subject.sampler.stochastic:
         moved = bool(((one - two).abs().amax(1) > 0).all())
@@ -159,12 +150,13 @@ def _forms(subject: Subject) -> Examples:
     change="Make numbers with process.at, which multiply any tensor; draw noise as randn(x.shape).",
     examples=_forms,
     needs=SOUND,
+    raised=None,
 )
 def keeps_form(subject: Subject, form: tuple[tuple[int, ...], torch.dtype]) -> str | None:
     shape, dtype = form
     x = torch.linspace(-1, 1, max(1, torch.Size(shape).numel()), dtype=dtype)[: torch.Size(shape).numel()]
     x = x.reshape(shape)
-    process = PROCESSES[0]
+    process = subject.process
     end = sample(normal_model(process), x=x, sampler=subject.sampler, grid=interior(process, 6), seeds=range(len(x)))
     if end.shape != x.shape or end.dtype != x.dtype:
         return f"returns shape {tuple(end.shape)} in {end.dtype}"
@@ -180,8 +172,8 @@ def keeps_form(subject: Subject, form: tuple[tuple[int, ...], torch.dtype]) -> s
     needs=(*SOUND, declares),
 )
 def apart(subject: Subject, chosen: list[int]) -> str | None:
-    together = subject.ends(starts(), seeds=range(6))[chosen]
-    alone = subject.ends(starts()[chosen], seeds=chosen)
+    together = subject.ends(subject.starts(), seeds=range(6))[chosen]
+    alone = subject.ends(subject.starts()[chosen], seeds=chosen)
     error = float((together - alone).abs().max())
     return None if error < CLOSE else f"they differ by {short(error)}"
 
@@ -195,7 +187,7 @@ def apart(subject: Subject, chosen: list[int]) -> str | None:
     needs=SOUND,
 )
 def any_prediction(subject: Subject, name: str) -> str | None:
-    one, two = (subject.ends(starts(), prediction=each, seeds=range(6)) for each in ("v", name))
+    one, two = (subject.ends(subject.starts(), prediction=each, seeds=range(6)) for each in ("v", name))
     error = float((one - two).abs().max())
     return None if error < 1e-6 else f"samples differ by {short(error)}"
 
@@ -207,9 +199,10 @@ def any_prediction(subject: Subject, name: str) -> str | None:
     change="Do not call detach, .data, numpy or torch.no_grad inside step.",
     examples=once("6 samples, 12 steps"),
     needs=SOUND,
+    raised=None,
 )
 def differentiable(subject: Subject, _: None) -> str | None:
-    x, step = starts(), 1e-5
+    x, step = subject.starts(), 1e-5
     direction = torch.ones_like(x)
     run = partial(subject.ends, seeds=range(6))
     leaf = x.clone().requires_grad_()

@@ -106,6 +106,7 @@ def moments(subject: Subject) -> Examples:
         for n in (6, 1, 0)
         for t in s.times
     ],
+    raised=None,
 )
 def answers(subject: Subject, asked: tuple[float, int, torch.dtype]) -> str | None:
     t, n, dtype = asked

@@ -18,7 +18,7 @@ from scoresde.process import EDM, VE, VP, Process, RectifiedFlow
 from scoresde.process.base import spread
 from scoresde.targets import EXAMPLES, Gaussian, GaussianMixture, Target
 from scoresde.testing.certificate import spelled
-from scoresde.testing.kit import Case, Examples, Inapplicable, Report, named, reported, short, stating
+from scoresde.testing.kit import LIMITED, Case, Examples, Inapplicable, Report, named, reported, short, stating
 
 PROCESSES = (VP(), RectifiedFlow(), VE(), EDM())
 """The noise ends with variance one on the first two, with 2,500 and 6,400 on the others."""
@@ -128,13 +128,14 @@ def _on(targets: Sequence[Callable[[], Target]], unit: bool | None) -> Callable[
 @stating(
     "keeps shape and dtype",
     "x may have any shape (B, *) and floating dtype: the answer is (B,) in that dtype.",
-    proof="points of the plane as (B, 2) and (B, 1, 2), one and none, in float64 and float32",
+    proof="points of the plane as (B, 2) and (B, 1, 2), and one alone, in float64 and float32",
     change="Flatten with x.flatten(1), and sum over that; return one number for each sample.",
     examples=lambda s: [
         (f"x of shape {shape} in {dtype}", (shape, dtype))
         for dtype in (torch.float64, torch.float32)
-        for shape in ((3, 2), (1, 2), (3, 1, 2), (0, 2))
+        for shape in ((3, 2), (1, 2), (3, 1, 2))
     ],
+    raised=f"{LIMITED} Else flatten with x.flatten(1), and sum over that.",
 )
 def keeps_form(subject: Subject, form: tuple[tuple[int, ...], torch.dtype]) -> str | None:
     shape, dtype = form
@@ -147,10 +148,24 @@ def keeps_form(subject: Subject, form: tuple[tuple[int, ...], torch.dtype]) -> s
 
 
 @stating(
+    "takes an empty batch",
+    "No samples have no log p: (0,), of x's dtype.",
+    proof="x of shape (0, 2)",
+    change="Take the sizes of a sample from x.shape[1:], not from x[0], and no maximum over the batch.",
+    examples=lambda s: [("x of shape (0, 2)", ((0, 2), torch.float64))],
+    needs=(keeps_form,),
+    raised=None,
+)
+def takes_none(subject: Subject, form: tuple[tuple[int, ...], torch.dtype]) -> str | None:
+    return keeps_form.judge(subject, form)
+
+
+@stating(
     "keeps samples apart",
-    "A sample's log p does not depend on what else is in its batch.",
-    proof="one sample alone, and beside one far away; to a tenth of the tolerance",
-    change="Choose steps for each sample, or fixed ones: an error norm over the batch makes all depend on all.",
+    "A sample's log p does not depend on what else is in its batch, nor on chance, unless it says how much.",
+    proof="one sample alone, twice, and beside one far away; to a tenth of the tolerance",
+    change="Choose steps for each sample, or fixed ones: an error norm over the batch makes all depend on all. An "
+    "estimate by random probes: return an object with .value and .standard_error.",
     examples=lambda s: [(spelled(process), process) for process in s.processes[:2]],
     needs=(keeps_form,),
 )
@@ -160,6 +175,10 @@ def apart(subject: Subject, process: Process) -> str | None:
     (value, error), (alone, _) = subject.ask(model, torch.cat([x, 6 + x[:1]])), subject.ask(model, x[:1])
     if bool((error > 0).any()):
         raise Inapplicable("its values are estimates")
+    again, _ = subject.ask(model, x[:1])
+    if not torch.equal(alone, again):
+        shown = f"{short(alone[0])}, asked again {short(again[0])}"
+        return f"it is random: log p is {shown}; return an object with standard_error"
     change = float((value[0] - alone[0]).abs())
     return (
         None
@@ -220,7 +239,7 @@ def _notations(subject: Subject) -> Examples:
     proof="exact models in every prediction, against the one in v; to the tolerance",
     change="Ask model.predict('velocity', x, t) or ('score', x, t), never model(x, t), which is unconverted.",
     examples=_notations,
-    needs=(keeps_form,),
+    needs=(keeps_form, apart),
 )
 def any_prediction(subject: Subject, where: tuple[str, Process, Tensor, tuple[Tensor, Tensor]]) -> str | None:
     name, process, x, (right, error) = where
@@ -286,5 +305,5 @@ def covers(subject: Subject, process: Process) -> str | None:
     )
 
 
-PROPERTIES = (keeps_form, apart, normal, prior, mixture, any_prediction, normalised, covers)
+PROPERTIES = (keeps_form, takes_none, apart, normal, prior, mixture, any_prediction, normalised, covers)
 """What `check_likelihood` checks."""

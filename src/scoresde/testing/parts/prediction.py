@@ -20,7 +20,7 @@ from scoresde.process.base import spread
 from scoresde.samplers import sample
 from scoresde.testing.certificate import spelled
 from scoresde.testing.exact import MIXTURE
-from scoresde.testing.kit import Case, Examples, Report, named, reported, short, stating
+from scoresde.testing.kit import LIMITED, Case, Examples, Report, apart, named, reported, short, stating
 
 PROCESSES = (VP(), RectifiedFlow(), EDM(), VE(), Cosine())
 """Where a prediction is tried: bounded and unbounded noise, α constant and falling to 0, σ(0) = 0 and above."""
@@ -85,6 +85,7 @@ def _at(subject: Subject, process: Process, t: float | Tensor) -> tuple[Tensor, 
     proof="type, shape and value, at single times and at all of them together, twice",
     change="Return a tuple of two; use process.alpha(t), process.sigma(t) and torch functions of t, which is float64.",
     examples=lambda s: [*places(s), *((f"all times at once, of {spelled(p)}", (p, None)) for p in s.processes)],
+    raised=f"{LIMITED} A row is a tuple of two, of torch functions of t.",
 )
 def is_row(subject: Subject, where: tuple[Process, float | None]) -> str | None:
     process, t = where
@@ -93,8 +94,10 @@ def is_row(subject: Subject, where: tuple[Process, float | None]) -> str | None:
     alone = torch.stack([torch.stack(_at(subject, process, each)) for each in given], 1)
     if not torch.isfinite(together).all():
         return f"(a, b) is ({short(together[0])}, {short(together[1])})"
-    close = torch.allclose(together, alone, rtol=1e-12, atol=1e-12)
-    return None if close else f"{short(together)} for times together, {short(alone)} for each alone"
+    if torch.allclose(together, alone, rtol=1e-12, atol=1e-12):
+        return None
+    i, shown = apart(together, alone)
+    return f"{'ab'[i // len(given)]}, for times together and alone, is {shown}, at t = {given[i % len(given)]:.6g}"
 
 
 @stating(
@@ -193,6 +196,7 @@ def affine(subject: Subject, where: tuple[Process, float, str]) -> str | None:
         for name in PREDICTIONS
     ],
     needs=(is_row,),
+    raised=None,
 )
 def has_ends(subject: Subject, where: tuple[Process, float, str]) -> str | None:
     process, t, name = where
@@ -219,6 +223,7 @@ def has_ends(subject: Subject, where: tuple[Process, float, str]) -> str | None:
         for process in s.processes
     ],
     needs=(is_row, determines),
+    raised=None,
 )
 def serves(subject: Subject, where: tuple[Process, torch.dtype]) -> str | None:
     process, dtype = where

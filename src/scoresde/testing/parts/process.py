@@ -150,6 +150,7 @@ def prior(process: Process, shape: tuple[int, int]) -> str | None:
     change="Avoid .item(), float(t), numpy and if on values of t; use torch.where.",
     examples=each(COEFFICIENTS),
     needs=(answers, rises),
+    raised=None,
 )
 def transforms(process: Process, asked: tuple[str, float]) -> str | None:
     name, t = asked[0], torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64) * process.t_max
@@ -172,6 +173,7 @@ def transforms(process: Process, asked: tuple[str, float]) -> str | None:
     change="Keep what the process needs in plain fields, best of a frozen dataclass.",
     examples=each(COEFFICIENTS),
     needs=(answers,),
+    raised=None,
 )
 def copies(process: Process, asked: tuple[str, float]) -> str | None:
     t = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64) * process.t_max

@@ -33,11 +33,12 @@ CLOSE = 1e-9
 
 @dataclass(frozen=True)
 class Subject:
-    """A sampler as a function of the number of steps, with what it declares, and `certify`'s other arguments."""
+    """A sampler as a function of the number of steps, what it declares and is for, and `certify`'s other arguments."""
 
     given: Sampler | Callable[[int], Sampler]
     order: float
     kind: Kind | None
+    processes: Sequence[Process] = PROCESSES
     certifying: dict[str, Any] = field(default_factory=dict)
 
     def of(self, n: int) -> Sampler:
@@ -50,24 +51,30 @@ class Subject:
 
     @cached_property
     def certificate(self) -> Certificate:
-        return certify(self.given, self.order, self.kind, **self.certifying)
+        process = self.certifying.get("process") or self.process
+        return certify(self.given, self.order, self.kind, **{**self.certifying, "process": process})
 
-    def ends(self, x: Tensor, process: Process = PROCESSES[0], prediction: str = "v", **more: Any) -> Tensor:
+    @property
+    def process(self) -> Process:
+        """The first, on which all is tried that is tried on one only."""
+        return self.processes[0]
+
+    def starts(self) -> Tensor:
+        """Six points where σ/α = 10: (6, 2)."""
+        return MIXTURE.starts(self.process, interior(self.process, 1)[0])[:6]
+
+    def ends(self, x: Tensor, prediction: str = "v", **more: Any) -> Tensor:
         """x: (B, 2) carried from σ/α = 10 to 0.1 in 12 steps, by the exact mixture's model."""
-        model = MIXTURE.target(2).model(process, prediction)
-        return sample(model, x=x, sampler=self.sampler, grid=interior(process, 12), **more)
-
-
-def starts(process: Process = PROCESSES[0]) -> Tensor:
-    return MIXTURE.starts(process, interior(process, 1)[0])[:6]
+        model = MIXTURE.target(2).model(self.process, prediction)
+        return sample(model, x=x, sampler=self.sampler, grid=interior(self.process, 12), **more)
 
 
 def once(where: str) -> Callable[[Any], Examples]:
     return lambda subject: [(where, None)]
 
 
-def each_process(subject: Any) -> Examples:
-    return [(spelled(process), process) for process in PROCESSES]
+def each_process(subject: Subject) -> Examples:
+    return [(spelled(process), process) for process in subject.processes]
 
 
 def normal_model(process: Process) -> Model:
@@ -82,15 +89,18 @@ def normal_model(process: Process) -> Model:
     return Model(net, process, "v")
 
 
-def spans() -> Examples:
+def spans(subject: Subject) -> Examples:
     """Steps to 0.8 σ/α, on three processes."""
     for rho in (1.0, 0.2):
-        for process in PROCESSES[:3]:
+        for process in subject.processes[:3]:
             t, s = (float(process.time(-2 * math.log(ratio))) for ratio in (rho, 0.8 * rho))
             yield f"σ/α from {rho:g} to {0.8 * rho:g} on {spelled(process)}", (process, t, s)
 
 
-def zeros(shape: Sequence[int]) -> Tensor:
+def randn(shape: Sequence[int] | None = None) -> Tensor:
+    """What a step may take for its noise: zeros of that shape."""
+    if shape is None:
+        raise TypeError("randn must be given a shape; write randn(x.shape)")
     return torch.zeros(tuple(shape), dtype=torch.float64)
 
 

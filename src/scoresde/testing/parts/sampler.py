@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scoresde import _checks
@@ -18,13 +20,18 @@ from scoresde.testing.parts.running import PROCESSES, STEPS, TIGHT, Subject, eac
 
 
 def check_sampler(
-    sampler: Sampler | Callable[[int], Sampler], order: float, kind: Kind | None = None, **certifying: Any
+    sampler: Sampler | Callable[[int], Sampler],
+    order: float,
+    kind: Kind | None = None,
+    *,
+    processes: Sequence[Process] = PROCESSES,
+    **certifying: Any,
 ) -> Report:
     """Raise AssertionError, a table of what failed and why, unless a sampler is one; else return the report.
 
     Args:
         sampler: a sampler, or a function of the number of steps where its settings must change with them.
-        order: that it declares.
+        order: that it declares. processes: that it is for; its order is measured on the first.
         kind, certifying: "strong", "weak", "bias" or "rtol", and other arguments: as of `certify`.
     Raises:
         AssertionError: some property does not hold. TypeError, ValueError: arguments that do not fit.
@@ -44,16 +51,26 @@ def check_sampler(
         failed, 1 of 14: has its order
     """
     __tracebackhide__ = True
-    return reported(cases(sampler, order, kind, **certifying)).raise_for_failures()
+    return reported(cases(sampler, order, kind, processes=processes, **certifying)).raise_for_failures()
 
 
 def cases(
-    sampler: Sampler | Callable[[int], Sampler], order: float, kind: Kind | None = None, **certifying: Any
+    sampler: Sampler | Callable[[int], Sampler],
+    order: float,
+    kind: Kind | None = None,
+    *,
+    processes: Sequence[Process] = PROCESSES,
+    **certifying: Any,
 ) -> list[Case]:
+    known = list(inspect.signature(check_arguments).parameters)[2:]
+    if unknown := [name for name in certifying if name not in known]:
+        takes = f"order, kind, processes, and of certify {', '.join(known)}"
+        raise TypeError(f"settings must be those of check_sampler, which takes {takes}; got {unknown[0]}")
     check_arguments(order, kind, **certifying)
+    processes = _checks.several("processes", processes, Process, "VP()")
     if isinstance(sampler, type) or not callable(sampler):
         _checks.kind("sampler", sampler, Sampler, "DDIM()")
-    subject = Subject(sampler, order, kind, certifying)
+    subject = Subject(sampler, order, kind, processes, certifying)
     _checks.kind("sampler(n)", subject.sampler, Sampler, "DDIM()")
     return [Case(each, certifying.get("name") or spelled(subject.sampler), subject) for each in PROPERTIES]
 
@@ -62,8 +79,10 @@ def cases(
     "moves the law on",
     "A step takes the law of noised Gaussian data most of the way from that at t to that at s.",
     proof="steps to 0.8 σ/α, exactly propagated: what is missing is at most half of the way",
-    change="Check the signs and factors of the step: s is below t, and where memory is None the first order must hold.",
-    examples=lambda subject: spans(),
+    change="Check the factors of the step, where s < t: noise of variance g²(t − s), so of deviation g√(t − s); with "
+    "all of that noise the drift is f x − g² score, with none f x − ½ g² score. Where memory is None the first order "
+    'must hold. If it is to stay at one level (Langevin): kind="bias", and a function of n for the sampler.',
+    examples=spans,
     needs=conduct.FIRST,
 )
 def moves(subject: Subject, where: tuple[Process, float, float]) -> str | None:
@@ -74,11 +93,32 @@ def moves(subject: Subject, where: tuple[Process, float, float]) -> str | None:
     moved = orders.affine(lambda x, randn: sampler.step(model, x, t, s, None, randn)[0])
     here, there = ((process.at("alpha", u), process.at("sigma", u)) for u in (t, s))
     missing, way = (orders._normal_error(each, GAUSSIAN, here, there) for each in (moved, (0.0, 1.0, 0.0)))
-    if missing <= 0.5 * way:
-        return None
-    return f"the law is {missing / way:.3g} times as far from that at s as it was" + (
-        ": the step goes the wrong way" if missing > way else ""
+    return None if missing <= 0.5 * way else _astray(moved, here, there, missing / way)
+
+
+def _astray(moved: tuple[float, float, float], here: orders.Levels, there: orders.Levels, share: float) -> str:
+    """What is wrong with a step of offset, slope and noise's variance: what the law asks of each, given the others."""
+    offset, slope, noise = moved
+    (m, v), (right_m, right_v) = (
+        (alpha * GAUSSIAN.means[0], alpha**2 * GAUSSIAN.variances[0] + sigma**2) for alpha, sigma in (here, there)
     )
+    shown = [f"the law is {share:.3g} times as far from that at s as it was"]
+    mean, variance = slope * m + offset, slope**2 * v + noise
+    shown.append(f"mean {mean:.3g}, wanted {right_m:.3g}; variance {variance:.3g}, wanted {right_v:.3g}")
+    straight = math.sqrt(right_v / v)
+    if not noise:
+        wrong = ": the step goes the wrong way" if (slope - 1) * (straight - 1) < 0 else ""
+        return "\n".join([*shown, f"its slope is {slope:.3g}, wanted {straight:.3g}{wrong}"])
+    own, rest = right_v - slope**2 * v, right_v - noise
+    shown.append(f"its slope is {slope:.3g}, the deviation of its noise {math.sqrt(noise):.3g}")
+    asked = (
+        f"asks for noise of {math.sqrt(own):.3g}" if own > 0 else f"is too great for any noise (below {straight:.3g})"
+    )
+    other = f"asks for a slope of {math.sqrt(rest / v):.3g}" if rest > 0 else "is too much for any slope"
+    shown.append(f"such a slope {asked}; such noise {other}")
+    if orders._normal_error(moved, GAUSSIAN, here, here) < 0.25 * orders._normal_error(moved, GAUSSIAN, here, there):
+        shown.append('it all but stays at its level; if it is to, pass kind="bias"')
+    return "\n".join(shown)
 
 
 @stating(
@@ -121,13 +161,13 @@ def arrives(subject: Subject, process: Process) -> str | None:
     proof="16 points of a mixture: RMS of x − sample(encode(x)) at 4 times the steps below half of before, or 1e-3",
     change="Let step work for s > t too, and from σ = 0 (samplers.base.from_data leaves there); or draw noise, and "
     "declare stochastic = True.",
-    examples=once(f"{STEPS} and {4 * STEPS} steps each way on VP()"),
+    examples=once(f"{STEPS} and {4 * STEPS} steps each way"),
     needs=(*conduct.FIRST, moves, arrives),
 )
 def encodes(subject: Subject, _: None) -> str | None:
     if subject.sampler.stochastic:
         raise Inapplicable("it is stochastic")
-    model, x = MIXTURE.model(PROCESSES[0], 2), MIXTURE.starts(PROCESSES[0], 0.0)
+    model, x = MIXTURE.model(subject.process, 2), MIXTURE.starts(subject.process, 0.0)
 
     def error(n: int) -> float:
         sampler = subject.of(TIGHT if subject.kind == "rtol" else n)
