@@ -43,7 +43,7 @@ def test_every_wrong_argument_is_refused_by_name(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_more_of_them(name):
-    throw(CALLS[name], each=5 * EACH)
+    throw(CALLS[name], each=3 * EACH)
 
 
 def test_they_are_thousands():
