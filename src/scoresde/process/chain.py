@@ -77,10 +77,11 @@ class Discrete(Process):
         knots, slopes = (k.to(t.device) for k in self._knots)
         u = t * self.steps
         k = u.detach().floor().clamp(0, self.steps - 1).long()
-        w, rise = u - k, knots[k + 1] - knots[k]
-        curve, bend = 3 * rise - 2 * slopes[k] - slopes[k + 1], slopes[k] + slopes[k + 1] - 2 * rise
-        integral = knots[k] + w * (slopes[k] + w * (curve + w * bend))
-        return integral, (slopes[k] + w * (2 * curve + 3 * w * bend)) * self.steps
+        low, high, first, last = (_taken(table, i) for table in (knots, slopes) for i in (k, k + 1))
+        w, rise = u - k, high - low
+        curve, bend = 3 * rise - 2 * first - last, first + last - 2 * rise
+        integral = low + w * (first + w * (curve + w * bend))
+        return integral, (first + w * (2 * curve + 3 * w * bend)) * self.steps
 
     def alpha(self, t: Any) -> Tensor:
         return torch.exp(-0.5 * self._cubic(t)[0])
@@ -152,3 +153,8 @@ def ddpm(steps: int = 1000, schedule: str = "linear") -> Discrete:
     process = Cosine() if schedule == "cosine" else Sigmoid()
     alpha2 = process.alpha(torch.arange(steps + 1, dtype=torch.float64) / steps) ** 2
     return Discrete((1 - alpha2[1:] / alpha2[:-1]).clamp(max=0.999).tolist())
+
+
+def _taken(table: Tensor, i: Tensor) -> Tensor:
+    """table[i], which vmap of older torch cannot do where i is one number."""
+    return table.index_select(0, i.reshape(-1)).reshape(i.shape)
