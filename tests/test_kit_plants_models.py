@@ -199,23 +199,24 @@ def by_class_one(model, weight):
 
 
 @pytest.mark.parametrize(
-    ("guide", "settings", "what"),
+    ("guide", "settings", "named", "what"),
     [
-        (ignored_weight, {}, "weights change nothing"),
-        (classifier_free, {"exact": formula}, ""),
-        (doubled_weight, {"exact": formula}, "and weight 0.5 the noise is ["),
-        (by_class_one, {"neutral": 0.0, "toward": 1}, ""),
-        (by_class_one, {"neutral": 0.0, "toward": 0}, "leads away from the condition: the cosine is -0."),
+        (ignored_weight, {}, "more weight", "weights change nothing"),
+        (classifier_free, {"exact": formula}, "equals", ""),
+        (doubled_weight, {"exact": formula}, "equals", "at weight 0.5 the noise is ["),
+        (by_class_one, {"neutral": 0.0, "toward": 1}, "more weight", ""),
+        (by_class_one, {"neutral": 0.0, "toward": 0}, "more weight", "away from the condition: the cosine is -0."),
     ],
 )
-def test_what_a_weight_is_compared_with(guide, settings, what):
-    case = next(each for each in properties(guide, "guidance", **settings) if str(each).startswith("more weight"))
+def test_what_a_weight_is_compared_with(guide, settings, named, what):
+    case = next(each for each in properties(guide, "guidance", **settings) if str(each).startswith(named))
     finding = case.find()
     assert finding.passed == (not what) and what in finding.what
 
 
 def test_every_property_of_a_guidance_can_fail():
-    assert set().union(*(named for _, named in GUIDES.values())) == set(map(str, PROPERTIES["guidance"]))
+    named = {*set().union(*(named for _, named in GUIDES.values())), "equals the exact guide"}  # of which just above
+    assert named == set(map(str, PROPERTIES["guidance"]))
 
 
 # --- likelihoods -----------------------------------------------------------------------------------------------

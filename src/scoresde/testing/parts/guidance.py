@@ -207,19 +207,39 @@ def is_neutral(subject: Subject, where: tuple[Process, float]) -> str | None:
 
 
 @stating(
+    "equals the exact guide",
+    "What is asked for by exact= is what this guide does, at all weights.",
+    proof=f"the noise estimate at weights {STRONG:g} above the neutral one and 0.5 below; to 1e-8",
+    change="Check the weight's convention: 1 for the condition alone, or 0 (guidance.from_ho_salimans).",
+    examples=places,
+    needs=(is_model, any_prediction),
+)
+def matches(subject: Subject, where: tuple[Process, float]) -> str | None:
+    if subject.exact is None:
+        raise Inapplicable("exact= is not given")
+    process, t = where
+    x, base, neutral = subject.points(process, t), subject.base(process), subject.neutral or 0.0
+    for weight in (neutral - 0.5, neutral + STRONG):
+        got, right = (guide(base, weight).predict("noise", x, t) for guide in (subject.guide, subject.exact))
+        if float((got - right).abs().max()) > 1e-8 * max(1.0, float(right.abs().max())):
+            return f"at weight {weight:g} the noise is {short(got[0])}, exact {short(right[0])}"
+    return None
+
+
+@stating(
     "more weight, more guidance",
     "A weight above the neutral one moves x0, and towards the condition: along the slope of log p(label | x).",
     proof=f"x0 at weight {STRONG:g} above the neutral one less x0 there; the mean of its cosine with that slope at "
-    "five noise levels is above 0. Where the exact guide is known, the noise against its, to 1e-8",
+    "five noise levels is above 0",
     change="Check the weight's sign, and that it is used: y + (w − 1)(y − y_weak), y of the condition. If it is to "
     "lead to another class than the model's, say to which: toward=.",
     examples=lambda s: [(f"{len(RATIOS)} noise levels of {spelled(process)}", process) for process in PROCESSES],
     needs=(is_model, any_prediction, is_neutral),
 )
 def heeds_weight(subject: Subject, process: Process) -> str | None:
-    if not subject.weighted or (subject.neutral is None and subject.exact is None):
+    if subject.neutral is None:
         raise Inapplicable("it takes no weight, or has no neutral one")
-    asked, neutral = [], subject.neutral or 0.0
+    asked = []
 
     def overheard(model: Model, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         asked.append(cond.get("label"))
@@ -229,20 +249,12 @@ def heeds_weight(subject: Subject, process: Process) -> str | None:
     cosines, moved = [], 0.0
     for t in (time_of(process, ratio) for ratio in RATIOS):
         x = subject.points(process, t)
-        if subject.exact is not None:
-            for weight in (neutral - 0.5, neutral + STRONG):
-                got, right = (guide(base, weight).predict("noise", x, t) for guide in (subject.guide, subject.exact))
-                if float((got - right).abs().max()) > 1e-8 * max(1.0, float(right.abs().max())):
-                    return (
-                        f"at t = {short(t)} and weight {weight:g} the noise is {short(got[0])}, exact {short(right[0])}"
-                    )
-            continue
-        more, plain = (subject.guided(base, weight).predict("x0", x, t) for weight in (neutral + STRONG, neutral))
+        more, plain = (
+            subject.guided(base, weight).predict("x0", x, t) for weight in (subject.neutral + STRONG, subject.neutral)
+        )
         moved = max(moved, float((more - plain).abs().max()))
         slope = _slope(subject, process, x, t)
         cosines.append(float(torch.cosine_similarity((more - plain).flatten(), slope.flatten(), dim=0)))
-    if subject.exact is not None:
-        return None
     if moved < 1e-9:
         return "weights change nothing"
     if subject.toward is None and not any(label is None or bool((label != 0).any()) for label in asked):
@@ -377,6 +389,7 @@ def has_likelihood(subject: Subject, process: Process) -> str | None:
 
 
 PROPERTIES = (
-    is_model, any_prediction, is_neutral, heeds_weight, apart, follows, differentiable, samples, has_likelihood,
+    is_model, any_prediction, is_neutral, matches, heeds_weight, apart, follows, differentiable, samples,
+    has_likelihood,
 )  # fmt: skip
 """What `check_guidance` checks."""
