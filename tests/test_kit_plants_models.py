@@ -163,6 +163,26 @@ def early(model, weight):
     return model.wrap(guide)
 
 
+class Unmapped(torch.autograd.Function):
+    """The identity, with a jvp and no vmap rule."""
+
+    @staticmethod
+    def forward(y):
+        return y.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent.clone()
+
+
+def unmapped(model, weight):
+    return model.wrap(lambda model, x, t, **cond: Unmapped.apply(classifier_free(model, weight)(x, t, **cond)))
+
+
 GUIDES = {
     "as it is": (classifier_free, set()),
     "not affine": (stretched, {"is the same in every prediction"}),
@@ -173,6 +193,7 @@ GUIDES = {
     "a weight reversed": (reversed_weight, {"more weight, more guidance"}),
     "float32": (single, {"gives a model"}),
     "not from pure noise": (early, {"samples", "has a likelihood"}),
+    "no vmap rule": (unmapped, {"has a likelihood"}),
     "another process": (on_vp, {"gives a model"}),
 }
 
