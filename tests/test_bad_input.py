@@ -51,6 +51,7 @@ NAN, INF = float("nan"), float("inf")
 X = torch.zeros(3, 2, dtype=torch.float64)
 BAD = torch.full((3, 2), NAN, dtype=torch.float64)
 LEVELS = torch.zeros(3, 2, dtype=torch.long)
+WIDE = torch.zeros(1, 10**6)
 MODEL = mixture().model(VP())
 CALLS = {
     # process
@@ -134,6 +135,8 @@ CALLS = {
         lambda: targets.GaussianMixture([1.0, 1.0], [[0.0, 0.0], [1.0, 1.0]], [[1.0, 0.5], [0.5, 1.0]]), "covariances",
     ),
     "mixture text": (lambda: targets.GaussianMixture("a", [[0.0]], 1.0), "weights"),
+    "mixture too wide": (lambda: targets.Gaussian(WIDE[0], 1.0), r"means at D = 1000000 .* 7,451 GiB; write"),
+    "moments too wide": (lambda: targets.Empirical(WIDE, 1.0).model(VP()), "data at D = 1000000 .* GiB"),
     "mean": (lambda: targets.Gaussian(None, 1.0), "mean"),
     "log_prob shape": (lambda: mixture().log_prob(torch.zeros(3, 5)), "x must"),
     "target sample": (lambda: mixture().sample(-1), "n must"),
@@ -212,6 +215,9 @@ CALLS = {
     "log_prob integer": (lambda: log_prob(MODEL, LEVELS), "x must"),
     "log_prob steps": (lambda: log_prob(MODEL, X, 0), "steps"),
     "log_prob probes": (lambda: log_prob(MODEL, X, probes=0), "probes"),
+    "log_prob too wide": (
+        lambda: log_prob(Model(lambda x, t: x, VP()), WIDE, divergence="exact"), "write divergence='hutchinson'",
+    ),
     "log_prob divergence": (lambda: log_prob(MODEL, X, divergence="hutch"), "Did you mean 'hutch"),
     "log_prob solver": (lambda: log_prob(MODEL, X, solver=DDIM()), "solver"),
     "log_prob tolerance": (lambda: log_prob(MODEL, X, tolerance=-1.0), "tolerance"),

@@ -137,6 +137,13 @@ def positive(name: str, value: Any) -> float:
     return result
 
 
+def room(what: str, count: int, dim: int, instead: str) -> None:
+    """Refuse `count` matrices (D, D) that would take more than 16 GiB, before anything asks the machine for them."""
+    size = 8 * count * dim**2 / 2**30
+    if size > 16:
+        raise ValueError(f"{what} at D = {dim} would take {count} x D x D numbers, {size:,.0f} GiB; {instead}")
+
+
 def traced(x: Tensor) -> bool:
     """Whether `x` has no values to look at (under vmap, jvp or torch.compile)."""
     return torch.compiler.is_compiling() or _functorch.is_functorch_wrapped_tensor(x)

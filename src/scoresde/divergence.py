@@ -39,6 +39,7 @@ class Probes:
         _checks.choice("divergence", kind, KINDS)
         size, dim = len(x), math.prod(x.shape[1:])
         if kind == "exact" or (kind == "auto" and dim <= EXACT_UP_TO):
+            _checks.room("divergence='exact'", 1, dim, "write divergence='hutchinson'")
             return Probes(dim, chunk=chunk)
         if kind == "hutch++":
             if count < 3:

@@ -55,6 +55,7 @@ class Empirical(Target):
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
+        _checks.room("data", 1, self.dim, "a model wants the covariance, log_prob and sample do not")
         eye = torch.eye(self.dim, dtype=torch.float64, device=self.data.device)
         return self.center, self.data.mT @ self.data / len(self.data) + self.bandwidth**2 * eye
 

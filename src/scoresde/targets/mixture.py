@@ -20,7 +20,8 @@ class GaussianMixture(Target):
         weights: (K,), positive; normalised to sum one. means: (K, D).
         covariances: (K, D, D), symmetric positive semi-definite; or (K, D), (K,) or a number: variances.
     Raises:
-        ValueError: shapes that do not fit, weights not positive, or a covariance that is not one.
+        ValueError: shapes that do not fit, weights not positive, a covariance that is not one, or a D that asks for
+            more than 16 GiB.
 
     Example:
         >>> from scoresde import targets
@@ -153,6 +154,7 @@ class Gaussian(GaussianMixture):
 
 def _eigen(covariances: Tensor, k: int, d: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues (K, D) and eigenvectors (K, D, D) of covariances in any accepted shape."""
+    _checks.room("means", k, d, "write targets.Empirical(data, bandwidth), which keeps no covariances")
     shared = covariances.shape == (k, d) and k == d > 1 and torch.allclose(covariances, covariances.mT)
     if shared and not torch.equal(covariances, covariances[:1].expand(k, d)):
         raise ValueError(
